@@ -1,0 +1,329 @@
+"""`step.run`: attempts of a body until one succeeds or none is left."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import functools
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from types import CodeType
+from typing import Any, Final, NamedTuple, cast
+
+from stepwell._engine.bridge import Mailbox
+from stepwell._engine.call import Call, Work, current
+from stepwell._engine.failure import record_error
+from stepwell._engine.outcome import Outcome
+from stepwell.codec import Codec
+from stepwell.errors import NonRetryableError, SerializationError, StepTimeoutError, WorkflowCodeError
+from stepwell.retry import RetryPolicy
+from stepwell.store.records import HistoryRow
+from stepwell.store.transitions import StepFinished, StepRetrying
+
+log: Final = logging.getLogger("stepwell")
+
+_NEVER_RETRIED: Final = (NonRetryableError, SerializationError, WorkflowCodeError)
+
+
+class Attempt(NamedTuple):
+    """What one attempt gave: the text and value of a result, or an error."""
+
+    text: str
+    value: object
+    error: BaseException | None
+
+
+class BodyWork:
+    """The body of a step with its options."""
+
+    __slots__ = ("_args", "_codec", "_executor", "_fn", "_input", "_mailbox", "_policy", "_timeout")
+
+    kind = "run"
+
+    def __init__(
+        self,
+        fn: Callable[..., object],
+        args: tuple[object, ...],
+        codec: Codec,
+        policy: RetryPolicy,
+        timeout: int | None,
+        input: str | None,
+        executor: concurrent.futures.Executor | None,
+        mailbox: Mailbox | None,
+    ) -> None:
+        self._fn = fn
+        self._args = args
+        self._codec = codec
+        self._policy = policy
+        self._timeout = timeout
+        self._input = input
+        self._executor = executor
+        self._mailbox = mailbox
+
+    def value_of(self, call: Call, text: str) -> object:
+        try:
+            return self._codec.decode(text)
+        except SerializationError as error:
+            raise call.runner.mismatch(call.path, f"recorded a result that does not fit the code any more ({error})") from error
+
+    def same_as(self, other: Work) -> bool:
+        return (
+            isinstance(other, BodyWork)
+            and _identity(self._fn) == _identity(other._fn)
+            and self._input == other._input
+        )
+
+    async def perform(self, call: Call, record: HistoryRow | None) -> Outcome:
+        runner = call.runner
+        call.input = self._input
+        if record is not None:
+            call.attempt = record.attempt
+            if record.status == "retrying":
+                await runner.wait_until(record.wake_at or 0, call.path)
+                call.attempt += 1
+        while True:
+            if runner.draining and not (call.parent and call.parent.is_body):
+                runner.check_park()
+                await asyncio.get_running_loop().create_future()
+            attempt = await self._attempt(call)
+            if attempt.error is None:
+                outcome = await self._complete(call, attempt)
+                if outcome is not None:
+                    return outcome
+                continue
+            wait = self._delay(call, attempt.error)
+            if wait is None:
+                return await self._fail(call, attempt.error)
+            await self._retry(call, attempt.error, wait)
+
+    # ---------------------------------------------------------------------------------------------- one attempt
+
+    async def _attempt(self, call: Call) -> Attempt:
+        runner = call.runner
+        bodies = runner.host.bodies
+        task = cast("asyncio.Task[object]", asyncio.current_task())
+        cancels = task.cancelling()
+        call.task = task
+        call.closed = call.timed_out = False
+        call.started_at = bodies[call] = runner.clock.now()
+        deadline = None
+        if self._timeout is not None:
+            deadline = runner.host.deadlines.at(call.started_at + self._timeout, functools.partial(_time_out, call, task))
+        token = current.set(call)
+        runner.open_bodies += 1
+        error: BaseException | None = None
+        text: str = ""
+        value: object = None
+        try:
+            if is_async(self._fn):
+                value = await cast("Awaitable[object]", self._fn(*self._args))
+            else:
+                value = await self._run_blocking(call)
+        except GeneratorExit:
+            raise
+        except BaseException as raised:  # noqa: BLE001 - the border to user code: whatever it raises is its outcome
+            error = raised
+        finally:
+            runner.open_bodies -= 1 + call.strands
+            call.strands = 0
+            call.closed = True
+            current.reset(token)
+            del bodies[call]
+            if deadline is not None:
+                deadline.cancel()
+        if runner.stop is not None:
+            await runner.unwound()
+        if call.timed_out:
+            task.uncancel()
+            if error is not None and task.cancelling() <= cancels:
+                error = StepTimeoutError(call.path, cast("int", self._timeout) / 1_000_000)
+        if isinstance(error, asyncio.CancelledError) and (call.cut or task.cancelling() > cancels):
+            await _cancel_children(call)
+            raise error
+        if error is None:
+            if call.has_children:
+                await _wait_for_children(call)
+            try:
+                text, value = self._codec.snapshot(value)
+                text = runner.checked(text, f"The result of step {call.path!r}")
+            except SerializationError as refused:
+                error = SerializationError(f"Step {call.path!r}: {refused}")
+        return Attempt(text, value, error)
+
+    async def _run_blocking(self, call: Call) -> object:
+        context = contextvars.copy_context()
+        run = functools.partial(self._fn, *self._args)
+        if self._executor is not None:
+            value = await asyncio.wrap_future(self._executor.submit(run))
+        else:
+            submit = self._mailbox.submit if self._mailbox is not None else call.runner.host.executor.submit
+            value, error = await submit(context, run)
+            if error is not None:
+                raise error
+        # A plain function may be a wrapper around an async one.
+        return await value if inspect.isawaitable(value) else value
+
+    # ---------------------------------------------------------------------------------------------- what follows
+
+    def _delay(self, call: Call, error: BaseException) -> int | None:
+        """Microseconds until the next attempt, or None when there is none."""
+        policy = self._policy
+        if call.attempt > policy.retries or isinstance(error, _NEVER_RETRIED) or _comes_from(error, call.raised):
+            return None
+        if policy.retry_if is not None:
+            try:
+                if not policy.retry_if(cast("Exception", error)):
+                    return None
+            except Exception:
+                log.exception("retry_if of step %r raised; the step is not tried again", call.path)
+                return None
+        return policy.delay_us(call.attempt, call.runner.host.rng.random())
+
+    async def _complete(self, call: Call, attempt: Attempt) -> Outcome | None:
+        outcome = Outcome("completed", attempt.text)
+        try:
+            await self._finish(call, outcome)
+        except asyncio.CancelledError:
+            if call.runner.stop is None:
+                call.outcome = outcome
+            raise
+        except Exception as refused:  # noqa: BLE001 - the store cannot hold this value: that is the step's failure
+            return await self._fail(call, SerializationError(f"The result of step {call.path!r} cannot be stored: {refused}"))
+        call.kept = (attempt.value,)
+        return outcome
+
+    async def _fail(self, call: Call, error: BaseException) -> Outcome:
+        await _cancel_children(call)
+        outcome = Outcome("failed", record_error(error))
+        log.info("Step %r of execution %s failed for good: %r", call.path, call.runner.id, error)
+        try:
+            await self._finish(call, outcome)
+        except asyncio.CancelledError:
+            if call.runner.stop is None:
+                call.outcome = outcome
+            raise
+        return outcome
+
+    async def _finish(self, call: Call, outcome: Outcome) -> None:
+        runner = call.runner
+        status, text = outcome
+        completed = status == "completed"
+        await runner.record(
+            StepFinished(
+                runner.id,
+                runner.epoch,
+                runner.run,
+                call.path,
+                call.seq,
+                "run",
+                status,
+                call.attempt,
+                self._input,
+                text if completed else None,
+                None if completed else text,
+                call.started_at,
+                runner.clock.now(),
+            )
+        )
+
+    async def _retry(self, call: Call, error: BaseException, wait: int) -> None:
+        runner = call.runner
+        now = runner.clock.now()
+        log.warning(
+            "Step %r of execution %s failed at attempt %d and is tried again in %.1f s: %r",
+            call.path,
+            runner.id,
+            call.attempt,
+            wait / 1_000_000,
+            error,
+        )
+        call.announced = False
+        await runner.record(
+            StepRetrying(
+                runner.id,
+                runner.epoch,
+                runner.run,
+                call.path,
+                call.seq,
+                call.attempt,
+                self._input,
+                record_error(error),
+                call.started_at,
+                now,
+                now + wait,
+                runner.is_idle(),
+            )
+        )
+        call.raised = None
+        if wait:
+            await runner.wait_until(now + wait, call.path)
+        call.attempt += 1
+
+
+def _time_out(call: Call, task: asyncio.Task[object]) -> None:
+    call.timed_out = True
+    task.cancel()
+
+
+async def _wait_for_children(call: Call) -> None:
+    """A step is complete when the steps inside it are."""
+    while children := call.open_children():
+        waiting: list[asyncio.Future[None]] = []
+        for child in children:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            child.waiters = [*(child.waiters or ()), future]
+            waiting.append(future)
+        await asyncio.wait(waiting)
+
+
+async def _cancel_children(call: Call) -> None:
+    """The body has failed: what it started and nobody awaits any more ends with it."""
+    workers = [child.worker for child in call.open_children() if child.worker is not None and not child.worker.done()]
+    for child in call.open_children():
+        if child.worker is not None:
+            child.cut = True
+            child.worker.cancel()
+    if workers:
+        await asyncio.wait(workers)
+
+
+def _comes_from(error: BaseException, raised: list[BaseException] | None) -> bool:
+    """Whether the error is, wraps or contains the failure of a nested step that is itself out of attempts."""
+    if not raised:
+        return False
+    if any(error is known for known in raised):
+        return True
+    if isinstance(error, BaseExceptionGroup):
+        return any(_comes_from(part, raised) for part in cast("BaseExceptionGroup[BaseException]", error).exceptions)
+    return error.__cause__ is not None and _comes_from(error.__cause__, raised)
+
+
+_ASYNC: Final[dict[CodeType, bool]] = {}
+
+
+def is_async(fn: Callable[..., object]) -> bool:
+    """Whether calling `fn` gives a coroutine."""
+    code: CodeType | None = getattr(fn, "__code__", None)
+    if code is None:
+        return _unwrapped_is_async(fn)
+    known = _ASYNC.get(code)
+    if known is None:
+        if len(_ASYNC) > 10_000:
+            _ASYNC.clear()
+        known = _ASYNC[code] = inspect.iscoroutinefunction(fn)
+    return known
+
+
+def _unwrapped_is_async(fn: Callable[..., Any]) -> bool:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004 - the method itself is asked
+
+
+def _identity(fn: Callable[..., Any]) -> object:
+    """What makes two functions the same for a repeated call: their code, not the closure made anew each time."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return getattr(fn, "__code__", fn)

@@ -1,0 +1,139 @@
+"""A step call: its place, its state, and the scope of the calls that its body makes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from typing import TYPE_CHECKING, Final, Protocol
+
+from stepwell._engine.outcome import Outcome
+from stepwell.errors import NoStepContextError, WorkflowCodeError
+
+if TYPE_CHECKING:
+    from stepwell._engine.runner import Runner
+    from stepwell.store.records import HistoryRow
+
+
+class Work(Protocol):
+    """What a step call does; one class for each verb."""
+
+    @property
+    def kind(self) -> str:
+        """What is recorded as the kind of step; a path keeps its kind for ever."""
+        ...
+
+    async def perform(self, call: Call, record: HistoryRow | None) -> Outcome:
+        """Do the work and give the recorded outcome, durable by then. `record` is what an earlier incarnation left."""
+        ...
+
+    def value_of(self, call: Call, text: str) -> object:
+        """The value that a recorded output stands for; made anew each time."""
+        ...
+
+    def same_as(self, other: Work) -> bool:
+        """Whether a repeated call asks for the same as the first."""
+        ...
+
+
+class Call:
+    """One step call of this incarnation. It is also the scope of the calls inside its body; the root is the workflow."""
+
+    __slots__ = (
+        "_children",
+        "announced",
+        "attempt",
+        "closed",
+        "cut",
+        "flagged",
+        "index",
+        "input",
+        "kept",
+        "name",
+        "outcome",
+        "parent",
+        "path",
+        "raised",
+        "runner",
+        "seq",
+        "started_at",
+        "strands",
+        "task",
+        "timed_out",
+        "triggers",
+        "waiters",
+        "worker",
+        "work",
+    )
+
+    def __init__(self, runner: Runner, parent: Call | None, name: str, path: str, seq: int, work: Work | None) -> None:
+        self.runner = runner
+        self.parent = parent
+        self.name = name
+        self.path = path
+        self.seq = seq
+        self.work = work
+        self.outcome: Outcome | None = None
+        self.kept: tuple[object] | None = None
+        self.input: str | None = None
+        self.attempt = 1
+        self.started_at = 0
+        self.task: asyncio.Task[object] | None = None
+        self.worker: asyncio.Task[None] | None = None
+        self.waiters: list[asyncio.Future[None]] | None = None
+        self._children: dict[str, Call] | None = None
+        self.raised: list[BaseException] | None = None
+        self.strands = 0
+        self.triggers = 0
+        self.index: int | None = None
+        self.announced = False
+        self.closed = False
+        self.cut = False
+        self.timed_out = False
+        self.flagged = False
+
+    @property
+    def children(self) -> dict[str, Call]:
+        """The calls made in this scope, by name."""
+        if self._children is None:
+            self._children = {}
+        return self._children
+
+    @property
+    def has_children(self) -> bool:
+        return self._children is not None
+
+    @property
+    def is_body(self) -> bool:
+        """Whether calls in this scope come from a step body rather than from workflow code."""
+        return self.work is not None
+
+    def open_children(self) -> list[Call]:
+        """Calls in this scope that have no outcome yet."""
+        return [] if self._children is None else [call for call in self._children.values() if call.outcome is None]
+
+    def settle(self, outcome: Outcome) -> None:
+        """Set the outcome and wake who waits for it."""
+        self.outcome = outcome
+        if self.waiters is not None:
+            for future in self.waiters:
+                if not future.done():
+                    future.set_result(None)
+            self.waiters = None
+
+
+current: Final[contextvars.ContextVar[Call]] = contextvars.ContextVar("stepwell_call")
+"""The scope in which a step call lands: it follows the async context, so branches may run in any order."""
+
+
+def current_scope(what: str) -> Call:
+    """The scope of the running code, or an error that names the call."""
+    scope = current.get(None)
+    if scope is None:
+        raise NoStepContextError(what)
+    if scope.closed:
+        raise WorkflowCodeError(
+            f"{what} was called in the scope of step {scope.path!r}, whose body has returned already. Await every step before the body returns."
+            if scope.is_body
+            else f"{what} was called after its execution had ended. Await every step before the workflow returns."
+        )
+    return scope

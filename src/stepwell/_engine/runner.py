@@ -1,0 +1,568 @@
+"""One execution in memory: it runs the workflow function, parks it, and records how it ends.
+
+An *incarnation* is the stay of an execution in the memory of one worker. It runs the function from the top, with recorded
+steps returning at once, until it ends, parks, is released or is lost. Exactly one `Stop` decides how it leaves; once that is
+set, whatever user code returns, raises or swallows is ignored. Leaving has one order: set the stop, cancel the function and
+its tasks, fail every pending wait, wait until all of them have ended, and only then write. So two incarnations never overlap.
+
+A *strand* is a line of user code: the function, a task that it started, a body. Strands that are inside a step call wait
+for the engine; the others are *open*. While a body's strand is open the execution stays in memory; when only workflow code
+is open besides a long wait, it gets a grace to reach its next step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+from stepwell._engine.call import Call, current
+from stepwell._engine.deadlines import Deadlines
+from stepwell._engine.failure import ErrorRegistry, record_error
+from stepwell._engine.journal import Journal
+from stepwell._engine.outcome import Completed, Failed, Lost, Park, Release, Stop, Unwound
+from stepwell._engine.ports import Executor
+from stepwell.clock import Clock
+from stepwell.errors import (
+    CrashLoopError,
+    ExecutionTimeoutError,
+    ReplayMismatchError,
+    SerializationError,
+)
+from stepwell.ids import Rng
+from stepwell.retry import RetryPolicy
+from stepwell.store.records import Claimed, HistoryRow
+from stepwell.store.transitions import (
+    Failing,
+    Finished,
+    OwnerTransition,
+    Parked,
+    Progressed,
+    Refused,
+    Released,
+    Resumed,
+    StepFinished,
+    StepRetrying,
+    StepStarted,
+    StepWaiting,
+    Transition,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from stepwell._engine.definition import Definition
+
+log: Final = logging.getLogger("stepwell")
+
+STAYS_IN_MEMORY_US: Final = 5_000_000
+"""Waits up to this long do not park."""
+PARK_GRACE_SECONDS: Final = 1.0
+"""How long open workflow code beside a long wait may take to reach its next step before the execution parks."""
+UNWIND_SECONDS: Final = 10.0
+"""How long user code may take to end once its execution leaves memory; then its tasks are abandoned."""
+UNWOUND_LIMIT: Final = 100
+"""After so many step calls during unwinding a call hangs, so that `while True: except BaseException` cannot spin."""
+CRASH_LIMIT: Final = 5
+"""Crashes in a row without a recorded step after which an execution fails instead of running again."""
+MISMATCH_PAUSE_US: Final = 30_000_000
+"""How long an execution that does not fit the code stays in the queue before a worker looks at it again."""
+
+_PROGRESS: Final = (StepFinished, StepWaiting, StepRetrying)
+
+
+class Host(Protocol):
+    """What a runner needs of the worker that it lives in."""
+
+    clock: Clock
+    rng: Rng
+    journal: Journal
+    deadlines: Deadlines
+    executor: Executor
+    errors: ErrorRegistry
+    payload_limit: int
+    strict_names: bool
+    record_arguments: bool
+    bodies: dict[Call, int]
+    """Running bodies and when they began, oldest first; long ones get announced."""
+    resources: object
+    stubs: Mapping[str, Callable[..., object]]
+    """Functions that stand in for bodies in tests, by step name."""
+    base_context: contextvars.Context
+
+    def left(self, runner: Runner, stop: Stop) -> None:
+        """Told once, when the incarnation is over and everything about it is written."""
+        ...
+
+
+class Runner:
+    """One incarnation of an execution."""
+
+    def __init__(self, host: Host, definition: Definition, claimed: Claimed, policy: RetryPolicy) -> None:
+        self.host = host
+        self.definition = definition
+        self.claimed = claimed
+        self.id = claimed.id
+        self.epoch = claimed.epoch
+        self.run = claimed.run
+        self.policy = policy
+        self.clock = host.clock
+        self.history: dict[str, HistoryRow] = {row.path: row for row in claimed.history}
+        self.seq = max((row.seq for row in claimed.history), default=0)
+        self.step: object = None
+        self.stop: Stop | None = None
+        self.root = Call(self, None, "", "", 0, None)
+        self.writes = 0
+        self.open_bodies = 0
+        self.open_code = 0
+        self.waits: dict[asyncio.Future[None], tuple[int, str, bool]] = {}
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self._main: asyncio.Task[None] | None = None
+        self._unwinding: asyncio.Task[None] | None = None
+        self.loop = asyncio.get_running_loop()
+        self._shown_sleeping = False
+        self._crashed = claimed.crashes > 0
+        self._closing = False
+        self._cleaning_up = False
+        self._failure = ""
+        self._gone = False
+        self._unwound = 0
+        self._check_due = False
+        self._grace: asyncio.TimerHandle | None = None
+        self._deadline = None
+        self.draining = False
+
+    # ---------------------------------------------------------------------------------------------- start and end
+
+    def start(self) -> None:
+        """Begin: run the function, or what is left to do of a run that was failing."""
+        claimed = self.claimed
+        if claimed.crashes >= CRASH_LIMIT:
+            self._close(Failed(record_error(CrashLoopError(self.id, claimed.crashes))))
+        elif claimed.failing is not None:
+            self._clean_up(claimed.failing)
+        elif claimed.deadline_at is not None and claimed.deadline_at <= self.clock.now():
+            self._time_out()
+        else:
+            if claimed.deadline_at is not None:
+                self._deadline = self.host.deadlines.at(claimed.deadline_at, self._time_out)
+            self._run_main(self._call_function())
+
+    def request_stop(self, stop: Stop) -> None:
+        """Decide how this incarnation leaves. The first decision stands, except that a lost execution stays lost."""
+        if self._closing or (self.stop is not None and not isinstance(stop, Lost)):
+            return
+        self.stop = stop
+        if self._unwinding is None:
+            self._unwinding = self.loop.create_task(self._unwind(), name=f"stepwell-unwind-{self.id}")
+
+    def drain(self) -> None:
+        """Start no further body and give the execution back as soon as no body runs."""
+        self.draining = True
+        self.check_park()
+
+    def _run_main(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        context = self.host.base_context.copy()
+        context.run(current.set, self.root)
+        self.open_code += 1
+        # Made directly, not by loop.create_task: the task factory counts what user code starts, and this is counted here.
+        self._main = asyncio.Task(
+            self._follow(coroutine), loop=self.loop, name=f"stepwell-{self.id}", context=context
+        )
+        self.root.task = cast("asyncio.Task[object]", self._main)
+
+    async def _follow(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        stop: Stop
+        try:
+            value = await coroutine
+            if self.stop is not None:
+                return
+            stop = Completed(self._encode_output(value))
+        except BaseException as error:  # noqa: BLE001 - the border to user code: whatever it raises is its outcome
+            if self.stop is not None:
+                return
+            if self._cleaning_up:
+                log.exception("on_error of execution %s raised; its failure stands", self.id)
+            else:
+                log.info("Execution %s of %s failed: %r", self.id, self.definition.name, error)
+            stop = Failed(record_error(error))
+        finally:
+            self.open_code -= 1
+        self._settle(stop)
+
+    async def _call_function(self) -> object:
+        definition = self.definition
+        arguments = definition.arguments(self.step, self.claimed.input, self.host.resources)
+        if definition.is_async:
+            return await cast("Awaitable[object]", definition.function(*arguments.args, **arguments.kwargs))
+        return await self.in_thread(lambda: definition.function(*arguments.args, **arguments.kwargs))
+
+    async def _call_on_error(self, error: str) -> object:
+        definition = self.definition
+        if self.claimed.failing is None:
+            await self.record(Failing(self.id, self.epoch, self.run, error))
+        arguments = definition.error_arguments(
+            self.step, self.claimed.input, self.host.errors.restore(error), self.host.resources
+        )
+        handler = cast("Callable[..., object]", definition.on_error)
+        if inspect.iscoroutinefunction(handler):
+            return await handler(*arguments.args, **arguments.kwargs)
+        return await self.in_thread(lambda: handler(*arguments.args, **arguments.kwargs))
+
+    async def in_thread(self, fn: Callable[[], object]) -> object:
+        """Run a blocking line of user code in a thread of its own."""
+        value, error = await self.host.executor.spawn(contextvars.copy_context(), fn)
+        if error is not None:
+            raise error
+        return await value if inspect.isawaitable(value) else value
+
+    def _encode_output(self, value: object) -> str:
+        if self._cleaning_up:
+            return "null"
+        return self.checked(self.definition.output_codec.snapshot(value)[0], "The output")
+
+    def checked(self, text: str, what: str) -> str:
+        """The text, unless it is longer than the payload limit."""
+        limit = self.host.payload_limit
+        if len(text) > limit // 4 and len(text.encode()) > limit:
+            raise SerializationError(
+                f"{what} of execution {self.id!r} takes {len(text.encode()):,} bytes as JSON; at most {limit:,} are allowed. Store large data elsewhere and keep a reference, or raise App(payload_limit=…)."
+            )
+        return text
+
+    def _settle(self, stop: Stop) -> None:
+        """The function has ended by itself."""
+        if any(not task.done() for task in self.tasks) or self.waits or self.root.open_children():
+            self.request_stop(stop)
+        else:
+            self._leave(stop)
+
+    def _leave(self, stop: Stop) -> None:
+        """Nothing of user code runs any more: write what was decided."""
+        match stop:
+            case Failed(error) if not self._cleaning_up:
+                self._clean_up(error)
+            case _:
+                self._close(stop)
+
+    def _clean_up(self, error: str) -> None:
+        """Run `on_error`; whatever it does, the run fails with `error`."""
+        if self.definition.on_error is None:
+            self._close(Failed(error))
+            return
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._cleaning_up = True
+        self._failure = error
+        self.stop = None
+        self._unwinding = None
+        self._unwound = 0
+        self.root = Call(self, None, "#on_error", "#on_error", 0, None)
+        self._run_main(self._call_on_error(error))
+
+    def _close(self, stop: Stop) -> None:
+        if self._cleaning_up and isinstance(stop, Completed | Failed):
+            stop = Failed(self._failure)
+        self._closing = True
+        self.stop = stop
+        self.root.closed = True
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self._grace is not None:
+            self._grace.cancel()
+        transition = self._last_transition(stop)
+        if transition is None:
+            self._depart(stop)
+        else:
+            self.note(transition)
+
+    def _last_transition(self, stop: Stop) -> OwnerTransition | None:
+        now = self.clock.now()
+        match stop:
+            case Completed(text):
+                return Finished(self.id, self.epoch, self.run, "completed", text, None, None, now)
+            case Failed(error):
+                return Finished(self.id, self.epoch, self.run, "failed", None, error, None, now)
+            case Park(wake_at, waiting_for):
+                return Parked(self.id, self.epoch, "sleeping", wake_at, waiting_for)
+            case Release(wake_at, waiting_for):
+                return Released(self.id, self.epoch, wake_at, waiting_for)
+            case Lost():
+                return None
+
+    def _time_out(self) -> None:
+        claimed = self.claimed
+        seconds = ((claimed.deadline_at or 0) - claimed.started_at) / 1_000_000
+        failed = Failed(record_error(ExecutionTimeoutError(self.id, seconds)))
+        if self._main is None:
+            self._leave(failed)
+        else:
+            self.request_stop(failed)
+
+    # ---------------------------------------------------------------------------------------------- unwinding
+
+    async def _unwind(self) -> None:
+        first = True
+        for _ in range(4):
+            pending = self._pending_tasks()
+            if first:
+                for task in pending:
+                    task.cancel()
+                first = False
+            for future in list(self.waits):
+                if not future.done():
+                    future.set_exception(Unwound())
+            if not pending:
+                break
+            await asyncio.wait(pending, timeout=UNWIND_SECONDS / 4)
+        if left := self._pending_tasks():
+            self._abandon(left)
+        stop = cast("Stop", self.stop)
+        self._unwinding = None
+        if self.writes and not isinstance(stop, Lost):
+            await self.host.journal.flush()
+        self._leave(cast("Stop", self.stop))
+
+    def _pending_tasks(self) -> set[asyncio.Task[Any]]:
+        tasks = {task for task in self.tasks if not task.done()}
+        if self._main is not None and not self._main.done():
+            tasks.add(self._main)
+        return tasks
+
+    def _abandon(self, tasks: set[asyncio.Task[Any]]) -> None:
+        stacks = "\n".join(str(frame) for task in tasks for frame in task.get_stack(limit=3))
+        log.error(
+            "Execution %s leaves memory, but %d of its tasks did not end within %g s; they are abandoned and can record nothing:\n%s",
+            self.id,
+            len(tasks),
+            UNWIND_SECONDS,
+            stacks,
+        )
+        _ABANDONED.update(tasks)
+        for task in tasks:
+            task.add_done_callback(_ABANDONED.discard)
+
+    async def unwound(self) -> None:
+        """Raise what a step call raises while the execution leaves memory; never returns."""
+        self._unwound += 1
+        if self._unwound > UNWOUND_LIMIT:
+            await self.loop.create_future()
+        raise Unwound
+
+    def mismatch(self, path: str, problem: str) -> ReplayMismatchError:
+        """The code does not fit the record: give the execution back for a worker whose code does."""
+        error = ReplayMismatchError(self.id, path, problem)
+        log.error("%s", error)
+        self.request_stop(Release(self.clock.now() + MISMATCH_PAUSE_US, str(error)))
+        return error
+
+    # ---------------------------------------------------------------------------------------------- recording
+
+    async def record(self, transition: OwnerTransition) -> None:
+        """Write a transition and return once it is durable.
+
+        Raises:
+            Exception: The transition cannot be stored.
+            Unwound: The execution is leaving memory, or belongs to another worker.
+        """
+        self._count(transition)
+        verdict = await self.host.journal.append(transition, self)
+        if isinstance(verdict, Exception):
+            raise verdict
+        if verdict is not None or self.stop is not None:
+            await self.unwound()
+
+    def note(self, transition: OwnerTransition) -> None:
+        """Write a transition that nobody awaits; it stands before whatever is recorded later."""
+        self._count(transition)
+        self.host.journal.note(transition, self)
+
+    def _count(self, transition: OwnerTransition) -> None:
+        self.writes += 1
+        if self._crashed and isinstance(transition, _PROGRESS):
+            self._crashed = False
+            self.note(Progressed(self.id, self.epoch))
+
+    def settled(self, transition: Transition, verdict: Verdict) -> None:
+        """The journal's answer to each transition of this runner."""
+        self.writes -= 1
+        if verdict is not None:
+            self._not_written(transition, verdict)
+        elif self.writes:
+            return
+        elif self._closing:
+            self._depart(cast("Stop", self.stop))
+        elif self.waits or self.draining:
+            self.check_park()
+
+    def _not_written(self, transition: Transition, verdict: Verdict) -> None:
+        if isinstance(verdict, Refused):
+            log.warning("Execution %s belongs to another worker or is over; this worker stops it", self.id)
+            self.request_stop(Lost())
+            if self._closing:
+                self._depart(Lost())
+        elif isinstance(transition, Finished) and transition.status == "completed":
+            log.error("The output of execution %s cannot be stored: %s", self.id, verdict)
+            self._close(Failed(record_error(SerializationError(f"The output cannot be stored: {verdict}"))))
+        elif self._closing:
+            log.error("The end of execution %s cannot be stored: %s", self.id, verdict)
+            self._depart(Lost())
+
+    def _depart(self, stop: Stop) -> None:
+        if not self._gone:
+            self._gone = True
+            self.host.left(self, stop)
+
+    # ---------------------------------------------------------------------------------------------- bodies and waits
+
+    def announce(self, call: Call) -> None:
+        """Show a body as running: it takes long, or has steps of its own."""
+        if call.announced or self.stop is not None or call.work is None:
+            return
+        call.announced = True
+        self.note(
+            StepStarted(
+                self.id, self.epoch, self.run, call.path, call.seq, call.work.kind, call.attempt, call.input, call.started_at
+            )
+        )
+
+    async def wait_until(self, when: int, path: str) -> None:
+        """Wait for a stored time, in memory or out of it."""
+        future: asyncio.Future[None] = self.loop.create_future()
+        deadline = self.host.deadlines.at(when, lambda: future.done() or future.set_result(None))
+        self.waits[future] = (when, path, True)
+        self.check_park()
+        try:
+            await future
+        finally:
+            deadline.cancel()
+            del self.waits[future]
+        if self.stop is not None:
+            await self.unwound()
+        self.resumed()
+
+    def watch_deadline(self, when: int, path: str) -> asyncio.Future[None]:
+        """A future that is done at a stored time. It ends parking in time, but is no reason to park by itself."""
+        future: asyncio.Future[None] = self.loop.create_future()
+        deadline = self.host.deadlines.at(when, lambda: future.done() or future.set_result(None))
+        self.waits[future] = (when, path, False)
+
+        def forget(done: asyncio.Future[None]) -> None:
+            deadline.cancel()
+            del self.waits[done]
+            if not done.cancelled():
+                done.exception()
+
+        future.add_done_callback(forget)
+        return future
+
+    def is_idle(self) -> bool:
+        """Whether nothing of this execution runs at the moment, so that a wait is all there is to show."""
+        idle = self.open_bodies <= 0 and self.writes == 0
+        self._shown_sleeping = self._shown_sleeping or idle
+        return idle
+
+    def is_waiting(self) -> bool:
+        """Whether the execution only waits for stored times, with nothing running and nothing to write."""
+        return (
+            self.stop is None
+            and not self._closing
+            and not self.writes
+            and self.open_bodies <= 0
+            and bool(self.waits)
+            and not any(future.done() for future in self.waits)
+        )
+
+    def resumed(self) -> None:
+        """A wait that was kept in memory is over."""
+        if self._shown_sleeping:
+            self._shown_sleeping = False
+            self.note(Resumed(self.id, self.epoch))
+
+    def check_park(self) -> None:
+        """Look, at the end of this turn of the loop, whether the execution should leave memory."""
+        if not self._check_due:
+            self._check_due = True
+            self.loop.call_soon(self._check_park)
+
+    def _check_park(self) -> None:
+        self._check_due = False
+        if self.stop is not None or self._closing or self.writes or self.open_bodies > 0:
+            return
+        if self.draining:
+            self.request_stop(Release(self.clock.now()))
+            return
+        park = self._wanted_park()
+        if park is None:
+            return
+        if self.open_code <= 0:
+            self.request_stop(park)
+        elif self._grace is None:
+            self._grace = self.loop.call_later(PARK_GRACE_SECONDS, self._grace_over, self.seq)
+
+    def _wanted_park(self) -> Park | None:
+        if not any(durable for _, _, durable in self.waits.values()):
+            return None
+        wake_at, path, _ = min(self.waits.values())
+        if wake_at - self.clock.now() <= STAYS_IN_MEMORY_US:
+            return None
+        return Park(wake_at, path)
+
+    def _grace_over(self, seq: int) -> None:
+        self._grace = None
+        if self.stop is not None or self.writes or self.open_bodies > 0:
+            return
+        if seq != self.seq:
+            self.check_park()
+        elif (park := self._wanted_park()) is not None:
+            self.request_stop(park)
+
+    # ---------------------------------------------------------------------------------------------- strands
+
+    def enter_call(self, scope: Call) -> None:
+        """A strand of this scope is inside a step call from now on."""
+        if scope.is_body:
+            self.open_bodies -= 1
+        else:
+            self.open_code -= 1
+
+    def leave_call(self, scope: Call) -> None:
+        """The strand is in user code again."""
+        if scope.is_body:
+            self.open_bodies += 1
+        else:
+            self.open_code += 1
+
+    def adopt(self, task: asyncio.Task[Any], scope: Call) -> None:
+        """Count a task that user code has started. Tasks of workflow code end with the execution at the latest."""
+        if scope.is_body:
+            scope.strands += 1
+            self.open_bodies += 1
+        else:
+            self.tasks.add(task)
+            self.open_code += 1
+        attempt = scope.attempt
+        task.add_done_callback(lambda _: self._strand_ended(task, scope, attempt))
+
+    def _strand_ended(self, task: asyncio.Task[Any], scope: Call, attempt: int) -> None:
+        if not scope.is_body:
+            self.tasks.discard(task)
+            self.open_code -= 1
+        elif not scope.closed and scope.attempt == attempt:
+            scope.strands -= 1
+            self.open_bodies -= 1
+        if self.waits:
+            self.check_park()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> asyncio.Task[Any]:
+        """Run work of the engine for this execution; it is cancelled when the execution leaves memory."""
+        task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=self.loop, context=context)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+
+_ABANDONED: Final[set[asyncio.Task[Any]]] = set()
+"""Tasks that did not end; kept so that asyncio does not complain about each when it is collected."""

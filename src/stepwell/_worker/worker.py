@@ -1,0 +1,408 @@
+"""A process that executes: it claims runnable executions, keeps them in memory, and gives up what it has lost.
+
+Start: register the row (from then on the store renews the lease), then the loops. Stop: claim nothing more, let bodies
+end for the grace period, give the rest back, then end the loops, and the row last, so that until then nobody takes over.
+
+What belongs to this worker is in the database; `residents` only mirrors it. Both are compared whenever the fence has
+moved, once a lease period, and after anything that may have gone unheard: what is resident without being owned stops
+unwritten, what is owned without being resident starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from stepwell._engine.call import Call
+from stepwell._engine.deadlines import Deadlines
+from stepwell._engine.definition import Definition
+from stepwell._engine.failure import ErrorRegistry
+from stepwell._engine.journal import Journal
+from stepwell._engine.outcome import Completed, Failed, Lost, Park, Release, Stop
+from stepwell._engine.ports import Executor
+from stepwell._engine.runner import Runner
+from stepwell._worker import process
+from stepwell._worker.loop import Loop
+from stepwell._worker.pulse import LoopPulse
+from stepwell._worker.reaper import LOOK_SECONDS, Reaper
+from stepwell.clock import Clock
+from stepwell.ids import Ids, Rng
+from stepwell.retry import RetryPolicy
+from stepwell.store.protocol import Store
+from stepwell.store.records import Claimed, WorkerRow
+from stepwell.store.transitions import NewExecution, Transition, Verdict
+
+log: Final = logging.getLogger("stepwell.worker")
+
+CLAIM_AT_ONCE: Final = 500
+POLL_SECONDS: Final = 2.0
+"""How often the queue is looked at even if nothing was heard."""
+RECONCILE_SECONDS: Final = 15.0
+SLOW_BODY_US: Final = 1_000_000
+"""A body that runs longer is shown as running."""
+SUSPECT_CRASHES: Final = 2
+
+
+class Worker:
+    """The executions of one process."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        store: Store,
+        journal: Journal,
+        clock: Clock,
+        rng: Rng,
+        ids: Ids,
+        executor: Executor,
+        errors: ErrorRegistry,
+        definitions: Mapping[str, Definition],
+        policy: Callable[[Definition], RetryPolicy],
+        step: Callable[[Runner], object],
+        resources: object,
+        stubs: Mapping[str, Callable[..., object]],
+        concurrency: int,
+        payload_limit: int,
+        strict_names: bool,
+        record_arguments: bool,
+        on_ended: Callable[[str], object],
+        version: str,
+    ) -> None:
+        self.clock = clock
+        self.rng = rng
+        self.journal = journal
+        self.executor = executor
+        self.errors = errors
+        self.resources = resources
+        self.stubs = stubs
+        self.payload_limit = payload_limit
+        self.strict_names = strict_names
+        self.record_arguments = record_arguments
+        self.deadlines = Deadlines(clock)
+        self.bodies: dict[Call, int] = {}
+        self.base_context = contextvars.copy_context()
+        self.residents: dict[str, Runner] = {}
+        self.worker_id = ids.new()
+        self._name = name
+        self._store = store
+        self._ids = ids
+        self._definitions = definitions
+        self._policy = policy
+        self._step = step
+        self._concurrency = concurrency
+        self._on_ended = on_ended
+        self._version = version
+        self._reserved = 0
+        self._backlog = True
+        self._draining = False
+        self._empty = asyncio.Event()
+        self._next_look = None
+        self._next_look_at: int | None = None
+        self._reaper = Reaper(store, clock, self.worker_id)
+        self._claiming = Loop("claim", self._claim, interval=POLL_SECONDS)
+        self._reaping = Loop("reap", self._reap, interval=LOOK_SECONDS)
+        self._reconciling = Loop("reconcile", self._reconcile, interval=RECONCILE_SECONDS)
+        self._announcing = Loop("announce", self._announce, interval=SLOW_BODY_US / 4_000_000)
+        self._loops = (self._claiming, self._reaping, self._reconciling, self._announcing)
+        self._pulse: LoopPulse | None = None
+        self._unsubscribe: Callable[[], None] | None = None
+        self._rebirth: asyncio.Task[None] | None = None
+
+    # ---------------------------------------------------------------------------------------------- start and stop
+
+    async def start(self) -> None:
+        await self._register()
+        self._unsubscribe = self._store.subscribe(self._heard)
+        for loop in self._loops:
+            loop.start()
+
+    async def stop(self, grace: float) -> None:
+        """Claim nothing more, let bodies end for `grace` seconds, and give the rest back."""
+        await self._claiming.stop()
+        await self.drain(grace)
+        for loop in self._loops:
+            await loop.stop()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        if self._next_look is not None:
+            self._next_look.cancel()
+        await self.journal.flush()
+        await self._store.deregister(self.worker_id)
+        self.journal.worker_id = None
+        self.journal.on_fence = None
+        if self._pulse is not None:
+            self._pulse.stop()
+        self.deadlines.close()
+
+    async def drain(self, grace: float) -> None:
+        """Let what runs come to a good place: bodies end, no further one starts, everything goes back to the queue."""
+        self._draining = True
+        for runner in list(self.residents.values()):
+            runner.drain()
+        if not await self._emptied(grace):
+            log.warning("%d executions are given back although their bodies still run", len(self.residents))
+            for runner in list(self.residents.values()):
+                runner.request_stop(Release(self.clock.now()))
+            if not await self._emptied(15.0):
+                log.error("%d executions did not leave in time", len(self.residents))
+
+    def is_settled(self) -> bool:
+        """Whether nothing moves: every execution in memory waits for the clock, and everything is written."""
+        return (
+            not self._backlog
+            and self._reserved == 0
+            and not self.journal.is_busy()
+            and all(runner.is_waiting() for runner in self.residents.values())
+        )
+
+    async def crash(self) -> None:
+        """Lose everything that is in memory, as if the process had died, and begin again as a new worker; for tests."""
+        old = self.worker_id
+        self._lost()
+        if self._rebirth is not None:
+            await self._rebirth
+        await self._store.reap(self.worker_id, old, dead=True, crashed=True, now=self.clock.now())
+        self.look()
+
+    async def _emptied(self, seconds: float) -> bool:
+        self._empty.clear()
+        if self.residents:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._empty.wait()
+            except TimeoutError:
+                return False
+        return True
+
+    async def _register(self) -> None:
+        pid = os.getpid()
+        row = WorkerRow(
+            id=self.worker_id,
+            host=process.host_name(),
+            boot_id=process.boot_id(),
+            pid=pid,
+            pid_started_at=process.started_at(pid),
+            app=self._name,
+            version=self._version,
+            concurrency=self._concurrency,
+            started_at=self.clock.now(),
+        )
+        if self._pulse is not None:
+            self._pulse.stop()
+        self._pulse = LoopPulse(self._lost)
+        await self._store.register(row, self._pulse)
+        self.journal.worker_id = self.worker_id
+        self.journal.fence = 0
+        self.journal.on_fence = self._fence_moved
+
+    # ---------------------------------------------------------------------------------------------- direct starts
+
+    def admit(self, definition: Definition) -> bool:
+        """Take a place for a direct start, if there is one and nobody waits in the queue."""
+        if self._backlog or self._draining or self.journal.worker_id is None or not self._free():
+            return False
+        if self._definitions.get(definition.name) is not definition:
+            return False
+        self._reserved += 1
+        return True
+
+    def starter(self, definition: Definition, new: NewExecution) -> _Starter:
+        return _Starter(self, definition, new)
+
+    def trigger_settled(self, definition: Definition, new: NewExecution, verdict: Verdict) -> None:
+        """A direct start has its answer."""
+        self._reserved -= 1
+        if verdict is not None:
+            return
+        if new.owner != self.worker_id:
+            # Written under an id that this worker has lost since; whoever reaped it gave the execution to the queue.
+            self.look()
+            return
+        claimed = Claimed(
+            id=new.id,
+            workflow=new.workflow,
+            epoch=1,
+            run=1,
+            generation=1,
+            input=new.input,
+            created_at=new.created_at,
+            started_at=new.created_at,
+            deadline_at=new.deadline_at,
+            options=new.options,
+            version=new.version,
+            crashes=0,
+            failing=None,
+            history=[],
+        )
+        self._begin(definition, claimed)
+
+    def _free(self) -> int:
+        return self._concurrency - len(self.residents) - self._reserved
+
+    # ---------------------------------------------------------------------------------------------- residents
+
+    def _begin(self, definition: Definition, claimed: Claimed) -> None:
+        runner = Runner(self, definition, claimed, self._policy(definition))
+        runner.step = self._step(runner)
+        self.residents[claimed.id] = runner
+        runner.start()
+        if self._draining:
+            runner.drain()
+
+    def left(self, runner: Runner, stop: Stop) -> None:
+        """A runner is over and everything about it is written."""
+        if self.residents.get(runner.id) is runner:
+            del self.residents[runner.id]
+        match stop:
+            case Park(wake_at, _):
+                self._look_at(wake_at)
+            case Completed() | Failed() | Lost():
+                self._on_ended(runner.id)
+            case Release(wake_at, _):
+                self._look_at(wake_at)
+        if self._backlog and not self._draining:
+            self._claiming.wake()
+        if not self.residents:
+            self._empty.set()
+
+    def is_resident(self, execution_id: str) -> bool:
+        return execution_id in self.residents
+
+    def taken(self, execution_id: str) -> None:
+        """This process took an execution away from itself (a cancel)."""
+        runner = self.residents.get(execution_id)
+        if runner is not None:
+            runner.request_stop(Lost())
+        self._reconciling.wake()
+
+    # ---------------------------------------------------------------------------------------------- the loops
+
+    def look(self) -> None:
+        self._backlog = True
+        self._claiming.wake()
+
+    def _heard(self) -> None:
+        self.look()
+        self._reaper.heard()
+        self._reconciling.wake()
+
+    def _look_at(self, when: int) -> None:
+        """Look for due executions at this time, if not before."""
+        if self._next_look_at is not None and self._next_look_at <= when:
+            return
+        if self._next_look is not None:
+            self._next_look.cancel()
+        self._next_look_at = when
+        self._next_look = self.deadlines.at(when, self._next_look_due)
+
+    def _next_look_due(self) -> None:
+        self._next_look_at = None
+        self.look()
+
+    async def _claim(self) -> None:
+        more = True
+        while more and not self._draining:
+            wanted = min(self._free(), CLAIM_AT_ONCE)
+            if wanted <= 0:
+                self._backlog = True
+                return
+            worker_id = self.worker_id
+            self._reserved += wanted
+            try:
+                result = await self._store.claim(
+                    worker_id, self._definitions.keys(), wanted, suspects=self._suspects_allowed(), now=self.clock.now()
+                )
+            finally:
+                self._reserved -= wanted
+            if worker_id != self.worker_id:
+                return
+            for claimed in result.claimed:
+                self._take_over(claimed)
+            self._backlog = more = result.more
+            if result.next_at is not None:
+                self._look_at(result.next_at)
+            if not result.claimed:
+                return
+
+    def _suspects_allowed(self) -> int:
+        return 0 if any(r.claimed.crashes >= SUSPECT_CRASHES for r in self.residents.values()) else 1
+
+    def _take_over(self, claimed: Claimed) -> None:
+        old = self.residents.get(claimed.id)
+        if old is not None:
+            # Given back and claimed again before its last task ended: the old incarnation can record nothing any more.
+            old.request_stop(Lost())
+        self._begin(self._definitions[claimed.workflow], claimed)
+
+    async def _reap(self) -> None:
+        if await self._reaper.tick():
+            self.look()
+
+    def _fence_moved(self, fence: int | None) -> None:
+        if fence is None:
+            self._lost()
+        else:
+            self._reconciling.wake()
+
+    async def _reconcile(self) -> None:
+        """Compare everything that the database says is ours with what is here; only then remember the fence."""
+        worker_id = self.worker_id
+        owned = await self._store.owned(worker_id)
+        if worker_id != self.worker_id:
+            return
+        if owned.fence is None:
+            self._lost()
+            return
+        epochs = dict(owned.executions)
+        for runner in list(self.residents.values()):
+            if epochs.get(runner.id) != runner.epoch:
+                runner.request_stop(Lost())
+        self.journal.fence = owned.fence
+        strangers = [execution_id for execution_id in epochs if execution_id not in self.residents]
+        if strangers:
+            for claimed in await self._store.load(worker_id, strangers):
+                if claimed.id not in self.residents and claimed.workflow in self._definitions:
+                    log.info("Execution %s is owned by this worker without being here; it is started", claimed.id)
+                    self._begin(self._definitions[claimed.workflow], claimed)
+
+    def _lost(self) -> None:
+        """Others have taken over everything: stop it all unwritten and begin again as a new worker."""
+        if self.journal.worker_id is None:
+            return
+        log.error("Worker %s has lost its lease; it stops %d executions", self.worker_id, len(self.residents))
+        self.journal.worker_id = None
+        for runner in list(self.residents.values()):
+            runner.request_stop(Lost())
+        self.worker_id = self._reaper.worker_id = self._ids.new()
+        self._rebirth = asyncio.get_running_loop().create_task(self._be_reborn(), name="stepwell-rebirth")
+
+    async def _be_reborn(self) -> None:
+        await self._register()
+        self.look()
+
+    async def _announce(self) -> None:
+        """Show bodies that have been running for long."""
+        long_ago = self.clock.now() - SLOW_BODY_US
+        for call, began_at in self.bodies.items():
+            if began_at > long_ago:
+                return
+            call.runner.announce(call)
+
+
+class _Starter:
+    """Starts an execution once its trigger is durable, whatever has become of the caller."""
+
+    __slots__ = ("_definition", "_new", "_worker")
+
+    def __init__(self, worker: Worker, definition: Definition, new: NewExecution) -> None:
+        self._worker = worker
+        self._definition = definition
+        self._new = new
+
+    def settled(self, transition: Transition, verdict: Verdict) -> None:
+        self._worker.trigger_settled(self._definition, self._new, verdict)

@@ -1,0 +1,481 @@
+"""`App`: wires everything together, and nothing else does."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Protocol, TypeVar, overload
+
+from stepwell._engine.definition import Definition, Options
+from stepwell._engine.executor import ThreadExecutor
+from stepwell._engine.failure import ErrorRegistry
+from stepwell._engine.journal import Journal
+from stepwell._engine.runner import Runner
+from stepwell._engine.strands import install
+from stepwell._facade import Portal
+from stepwell._worker.worker import Worker
+from stepwell.client import Client
+from stepwell.clock import Clock, SystemClock
+from stepwell.config.load import load_config
+from stepwell.duration import Duration
+from stepwell.duration import to_us as duration_us
+from stepwell.env import Env
+from stepwell.errors import ConfigError, InvalidInputError, WorkflowCodeError
+from stepwell.execution import Execution, ExecutionList
+from stepwell.ids import Ids, Rng, check_id
+from stepwell.retry import RetryPolicy, resolve
+from stepwell.step import Step, SyncStep
+from stepwell.store.open import open_store, resolve_url
+from stepwell.types import Status
+from stepwell.workflow import Workflow, execution_filter
+
+log: Final = logging.getLogger("stepwell")
+
+DEFAULT_DATABASE: Final = "sqlite:///.stepwell/stepwell.db"
+DEFAULT_CONCURRENCY: Final = 1_000
+PAYLOAD_UNITS: Final = {"B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+InContra = TypeVar("InContra", contravariant=True)
+OutCo = TypeVar("OutCo", covariant=True)
+EnvContra = TypeVar("EnvContra", contravariant=True)
+ResourceFactory = TypeVar("ResourceFactory", bound=Callable[[], Any])
+
+
+class _AsyncWithEnv(Protocol[EnvContra, OutCo]):
+    def __call__(self, step: Step, /, *, env: EnvContra) -> Coroutine[Any, Any, OutCo]: ...
+
+
+class _AsyncInputWithEnv(Protocol[InContra, EnvContra, OutCo]):
+    def __call__(self, step: Step, input: InContra, /, *, env: EnvContra) -> Coroutine[Any, Any, OutCo]: ...
+
+
+class _SyncWithEnv(Protocol[EnvContra, OutCo]):
+    def __call__(self, step: SyncStep, /, *, env: EnvContra) -> OutCo: ...
+
+
+class _SyncInputWithEnv(Protocol[InContra, EnvContra, OutCo]):
+    def __call__(self, step: SyncStep, input: InContra, /, *, env: EnvContra) -> OutCo: ...
+
+
+class _Decorator(Protocol):
+    """What `@app.workflow(...)` decorates with: the workflow's types come from the function's annotations."""
+
+    @overload
+    def __call__(self, fn: Callable[[Step], Coroutine[Any, Any, Out]], /) -> Workflow[None, Out]: ...
+    @overload
+    def __call__(self, fn: Callable[[Step, In], Coroutine[Any, Any, Out]], /) -> Workflow[In, Out]: ...
+    @overload
+    def __call__(self, fn: _AsyncWithEnv[Any, Out], /) -> Workflow[None, Out]: ...
+    @overload
+    def __call__(self, fn: _AsyncInputWithEnv[In, Any, Out], /) -> Workflow[In, Out]: ...
+    @overload
+    def __call__(self, fn: Callable[[SyncStep], Out], /) -> Workflow[None, Out]: ...
+    @overload
+    def __call__(self, fn: Callable[[SyncStep, In], Out], /) -> Workflow[In, Out]: ...
+    @overload
+    def __call__(self, fn: _SyncWithEnv[Any, Out], /) -> Workflow[None, Out]: ...
+    @overload
+    def __call__(self, fn: _SyncInputWithEnv[In, Any, Out], /) -> Workflow[In, Out]: ...
+
+
+class App:
+    """Workflows that share a database.
+
+    Args:
+        name: For logs and the dashboard.
+        database: A URL: `sqlite:///path`, or `sqlite://` for memory. Default: the config's, then
+            `sqlite:///.stepwell/stepwell.db` beside the config file, or in the current folder.
+        config: The folder where the search for `stepwell.toml` begins; the current one by default.
+        retries: How often steps are tried again unless a workflow or step says otherwise; 3 by default.
+        strict_names: Raise when a step's name comes again with other arguments, instead of warning.
+        errors: Exception classes that are rebuilt from their record besides those loaded when the worker starts.
+        record_arguments: Keep a preview of each step's arguments.
+        threads: How many plain functions run as step bodies at the same time.
+        payload_limit: The largest input, output or step result as JSON.
+        clock: Where time comes from; for tests.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        database: str | None = None,
+        config: str | Path | None = None,
+        retries: int | None = None,
+        strict_names: bool = False,
+        errors: Iterable[type[BaseException]] = (),
+        record_arguments: bool = True,
+        threads: int = 64,
+        payload_limit: str | int = "1 MiB",
+        clock: Clock | None = None,
+        rng: Rng | None = None,
+    ) -> None:
+        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidInputError(f"threads must be a positive whole number, got {threads!r}.")
+        self.name = name or "app"
+        self._database = database
+        self._config_folder = None if config is None else Path(config)
+        self._policy = resolve(RetryPolicy(), retries=retries)
+        self._strict_names = strict_names
+        self._errors = tuple(errors)
+        self._record_arguments = record_arguments
+        self._threads = threads
+        self._payload_limit = _bytes(payload_limit)
+        self._clock = clock or SystemClock()
+        self._rng = rng or random.Random(random.SystemRandom().getrandbits(128))
+        self._definitions: dict[str, Definition] = {}
+        self._workflows: dict[str, Workflow[Any, Any]] = {}
+        self._resources: dict[str, Callable[[], AbstractAsyncContextManager[Any]]] = {}
+        self._stubs: Mapping[str, Callable[..., Any]] = {}
+        self._client: Client | None = None
+        self.portal = Portal(self.connected)
+
+    def __repr__(self) -> str:
+        return f"<App {self.name!r}>"
+
+    # ---------------------------------------------------------------------------------------------- definitions
+
+    @overload
+    def workflow(self, fn: Callable[[Step], Coroutine[Any, Any, Out]], /) -> Workflow[None, Out]: ...
+    @overload
+    def workflow(self, fn: Callable[[Step, In], Coroutine[Any, Any, Out]], /) -> Workflow[In, Out]: ...
+    @overload
+    def workflow(self, fn: _AsyncWithEnv[Any, Out], /) -> Workflow[None, Out]: ...
+    @overload
+    def workflow(self, fn: _AsyncInputWithEnv[In, Any, Out], /) -> Workflow[In, Out]: ...
+    @overload
+    def workflow(self, fn: Callable[[SyncStep], Out], /) -> Workflow[None, Out]: ...
+    @overload
+    def workflow(self, fn: Callable[[SyncStep, In], Out], /) -> Workflow[In, Out]: ...
+    @overload
+    def workflow(self, fn: _SyncWithEnv[Any, Out], /) -> Workflow[None, Out]: ...
+    @overload
+    def workflow(self, fn: _SyncInputWithEnv[In, Any, Out], /) -> Workflow[In, Out]: ...
+    @overload
+    def workflow(
+        self,
+        *,
+        name: str | None = None,
+        retries: int | RetryPolicy | None = None,
+        timeout: Duration | None = None,
+        version: str | None = None,
+        tags: Sequence[str] | None = None,
+    ) -> _Decorator: ...
+    @overload
+    def workflow(
+        self,
+        name: str | None = None,
+        /,
+        *,
+        retries: int | RetryPolicy | None = None,
+        timeout: Duration | None = None,
+        version: str | None = None,
+        tags: Sequence[str] | None = None,
+    ) -> _Decorator: ...
+
+    def workflow(
+        self,
+        fn: Callable[..., Any] | str | None = None,
+        /,
+        *,
+        name: str | None = None,
+        retries: int | RetryPolicy | None = None,
+        timeout: Duration | None = None,
+        version: str | None = None,
+        tags: Sequence[str] | None = None,
+    ) -> Any:
+        """Decorate a function that takes `(step)` or `(step, input)`, and optionally a keyword-only `env`.
+
+        Async functions get a `Step`; plain ones run in a thread of their own and get a `SyncStep`.
+
+        Args:
+            fn: The function, when used without arguments.
+            name: Default: the function's. 1 to 128 of `A-Za-z0-9_.:-`, one for each workflow of an app.
+            retries: How often its steps are tried again, or a whole RetryPolicy; default: the app's.
+            timeout: Longest time of an execution from its first start, waiting included.
+            version: Stored with each execution.
+            tags: Given to each execution.
+        """
+        if isinstance(fn, str):
+            fn, name = None, fn
+        options = Options(
+            None if retries is None else resolve(self._policy, retries=retries),
+            None if timeout is None else duration_us(timeout, what="timeout", minimum=1),
+            version,
+            tuple(tags or ()),
+        )
+
+        def define(function: Callable[..., Any]) -> Workflow[Any, Any]:
+            return self._define(name or getattr(function, "__name__", ""), function, options)
+
+        return define if fn is None else define(fn)
+
+    def _define(self, name: str, function: Callable[..., Any], options: Options) -> Workflow[Any, Any]:
+        check_id(name, "A workflow name")
+        if name in self._definitions:
+            raise InvalidInputError(
+                f"Workflow {name!r} is defined already, by {self._definitions[name].function!r}. Give one of them another name: @app.workflow(name=…)."
+            )
+        definition = Definition(name, function, options)
+        workflow: Workflow[Any, Any] = Workflow(self, definition)
+        self._definitions[name] = definition
+        self._workflows[name] = workflow
+        return workflow
+
+    def resource(self, factory: ResourceFactory) -> ResourceFactory:
+        """Decorate an async context manager that each worker opens once; workflows find it as `env.<its name>`."""
+        name = getattr(factory, "__name__", "")
+        if not name.isidentifier():
+            raise InvalidInputError(f"A resource must be a named function, got {factory!r}.")
+        if name in self._resources:
+            raise InvalidInputError(f"Resource {name!r} is defined already.")
+        opener: Any = asynccontextmanager(factory) if inspect.isasyncgenfunction(factory) else factory
+        self._resources[name] = opener
+        return factory
+
+    @property
+    def workflows(self) -> Mapping[str, Workflow[Any, Any]]:
+        """The workflows by name."""
+        return MappingProxyType(self._workflows)
+
+    # ---------------------------------------------------------------------------------------------- opening
+
+    @property
+    def database(self) -> str:
+        """The URL of the database, with the full path."""
+        if self._database is not None:
+            return resolve_url(self._database, Path.cwd())
+        config = load_config(self._config_folder)
+        return resolve_url(config.database or DEFAULT_DATABASE, config.root)
+
+    def use_database(self, url: str) -> None:
+        """Take this database instead of the configured one; before the app is opened."""
+        if self._client is not None:
+            raise ConfigError("The database cannot be changed while the app is open.")
+        self._database = url
+
+    @contextmanager
+    def overridden(
+        self, *, database: str, clock: Clock, stubs: Mapping[str, Callable[..., Any]]
+    ) -> Iterator[None]:
+        """Use another database, clock and step bodies for a while; what `stepwell.testing` stands on.
+
+        Args:
+            database: A URL.
+            clock: Where time comes from.
+            stubs: Functions that run instead of the bodies of steps with these names; may change while in use.
+        """
+        before = self._database, self._clock, self._stubs
+        self._database, self._clock, self._stubs = database, clock, stubs
+        try:
+            yield
+        finally:
+            self._database, self._clock, self._stubs = before
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[App]:
+        """Connect without a worker: trigger, look, wait and cancel; others execute."""
+        async with self._open() as _:
+            yield self
+
+    @asynccontextmanager
+    async def running(
+        self, *, concurrency: int = DEFAULT_CONCURRENCY, drain_timeout: Duration = "10 seconds"
+    ) -> AsyncIterator[Worker]:
+        """Connect, and execute workflows in this event loop.
+
+        Args:
+            concurrency: How many executions are in memory at most; waiting ones do not count.
+            drain_timeout: How long, on leaving, running bodies get to end. What is left goes back to the queue.
+        """
+        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidInputError(f"concurrency must be a positive whole number, got {concurrency!r}.")
+        grace = duration_us(drain_timeout, what="drain_timeout") / 1_000_000
+        async with self._open() as session:
+            async with AsyncExitStack() as stack:
+                env = Env({name: await stack.enter_async_context(open()) for name, open in self._resources.items()})
+                worker = self._worker(session, env, concurrency)
+                restore = install(asyncio.get_running_loop())
+                await worker.start()
+                session.client.worker = worker
+                log.info("Worker %s runs %s on %s", worker.worker_id, ", ".join(self._definitions), self.database)
+                try:
+                    yield worker
+                finally:
+                    session.client.worker = None
+                    try:
+                        await worker.stop(grace)
+                    finally:
+                        restore()
+                        session.executor.close()
+
+    def execute(self, workflow: Workflow[In, Out], input: In | None = None, /) -> Out:
+        """Start one execution, run it to its end in this thread, and give its output or raise its error.
+
+        Raises:
+            WorkflowCodeError: Called inside a running event loop; await `workflow.trigger(...)` there.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(self._execute(workflow, input))
+        raise WorkflowCodeError(
+            f"app.execute() blocks and was called inside an event loop. There, write: async with app.running(): await (await {workflow.name}.trigger(…)).result()"
+        )
+
+    async def _execute(self, workflow: Workflow[Any, Out], input: Any) -> Out:
+        async with self.running():
+            return await (await workflow.trigger(input)).result()
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[_Session]:
+        if self._client is not None:
+            raise ConfigError(f"App {self.name!r} is open already. Open it once, and use it everywhere.")
+        url = self.database
+        log.info("Database: %s", url)
+        async with open_store(url, clock=self._clock) as store:
+            session = _Session(self, store)
+            self._client = session.client
+            self.portal.entered(asyncio.get_running_loop())
+            try:
+                yield session
+            finally:
+                self.portal.left()
+                self._client = None
+                session.client.close()
+                await session.journal.close()
+
+    def _worker(self, session: _Session, env: Env, concurrency: int) -> Worker:
+        return Worker(
+            name=self.name,
+            store=session.store,
+            journal=session.journal,
+            clock=self._clock,
+            rng=self._rng,
+            ids=session.ids,
+            executor=session.executor,
+            errors=session.errors,
+            definitions=self._definitions,
+            policy=lambda definition: definition.options.policy or self._policy,
+            step=_step_of,
+            resources=env,
+            stubs=self._stubs,
+            concurrency=concurrency,
+            payload_limit=self._payload_limit,
+            strict_names=self._strict_names,
+            record_arguments=self._record_arguments,
+            on_ended=session.client.ended,
+            version=_version(),
+        )
+
+    # ---------------------------------------------------------------------------------------------- executions
+
+    @property
+    def client(self) -> Client:
+        """The open client, or an error that says how to open one."""
+        if self._client is None:
+            raise ConfigError(
+                f"App {self.name!r} is not open. Use `async with app.running():` for a worker in this process, `async with app.connected():` for a client, or the *_sync methods outside an event loop."
+            )
+        return self._client
+
+    def get_execution(self, id: str) -> Execution[Any]:
+        """A handle with this id, of whatever workflow; outputs come as plain JSON values."""
+        return Execution(self.client, check_id(id))
+
+    async def find_execution(self, text: str) -> Execution[Any]:
+        """The execution that `latest`, `latest:<status>`, an id or a unique beginning of one means."""
+        return await self.client.find(text)
+
+    async def list_executions(
+        self,
+        *,
+        workflow: str | None = None,
+        status: Status | Sequence[Status] | None = None,
+        tags: Sequence[str] = (),
+        since: datetime | Duration | None = None,
+        id_prefix: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> ExecutionList:
+        """A page of executions, newest first, without payloads.
+
+        Args:
+            workflow: Only of the workflow with this name.
+            status: Only with this status, or one of these.
+            tags: Only with all of these tags.
+            since: Only created since this time, or within this duration.
+            id_prefix: Only with ids that begin so.
+            limit: At most so many, 1 to 1000.
+            cursor: The `next_cursor` of the page before.
+        """
+        query = execution_filter(
+            self._clock.now(),
+            workflow=workflow,
+            status=status,
+            tags=tags,
+            since=since,
+            id_prefix=id_prefix,
+            limit=limit,
+            cursor=cursor,
+        )
+        return await self.client.list_executions(query)
+
+
+class _Session:
+    """What is open while an app is open."""
+
+    def __init__(self, app: App, store: Any) -> None:
+        self.store = store
+        self.ids = Ids(app._clock, app._rng)  # noqa: SLF001 - the same module
+        self.errors = ErrorRegistry(app._errors)  # noqa: SLF001
+        self.journal = Journal(store)
+        self.executor = ThreadExecutor(app._threads)  # noqa: SLF001
+        self.client = Client(
+            store=store,
+            reader=store,
+            journal=self.journal,
+            clock=app._clock,  # noqa: SLF001
+            ids=self.ids,
+            errors=self.errors,
+            payload_limit=app._payload_limit,  # noqa: SLF001
+            portal=lambda make: app.portal.call("A *_sync method", make),
+        )
+
+
+def _step_of(runner: Runner) -> Step | SyncStep:
+    return Step(runner) if runner.definition.is_async else SyncStep(runner)
+
+
+def _bytes(value: str | int) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        size = value
+    else:
+        number, _, unit = str(value).strip().partition(" ")
+        factor = PAYLOAD_UNITS.get(unit.strip().upper())
+        if factor is None or not number.isdigit():
+            raise InvalidInputError(
+                f"payload_limit must be a number of bytes or text such as '1 MiB', '500 KB', got {value!r}."
+            )
+        size = int(number) * factor
+    if size < 1024:
+        raise InvalidInputError(f"payload_limit must be at least 1 KiB, got {value!r}.")
+    return size
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - slow, and a worker's affair only
+
+    try:
+        return version("stepwell")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,424 @@
+"""Triggering, looking, waiting and cancelling: what programs ask of executions, with or without a worker beside them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+from stepwell._engine.call import current
+from stepwell._engine.definition import NO_INPUT, Definition
+from stepwell._engine.failure import ErrorRegistry, error_summary
+from stepwell._engine.journal import Journal, Sender
+from stepwell.clock import Clock
+from stepwell.codec import Codec, codec_for
+from stepwell.duration import Duration, to_us
+from stepwell.errors import (
+    ExecutionAbortedError,
+    ExecutionCancelledError,
+    ExecutionExistsError,
+    ExecutionFailedError,
+    ExecutionNotFoundError,
+    InvalidInputError,
+    InvalidTransitionError,
+    WorkflowCodeError,
+)
+from stepwell.execution import Execution, ExecutionList, info_of
+from stepwell.ids import Ids, digest
+from stepwell.store.protocol import Store, StoreReader
+from stepwell.store.records import ExecutionFilter, ExecutionRow
+from stepwell.store.transitions import Exists, NewExecution, Triggered, TriggeredMany
+from stepwell.types import TERMINAL
+
+T = TypeVar("T")
+
+POLL_SECONDS: Final = 1.0
+"""How often awaited executions are looked at even if nothing was heard of them."""
+
+
+class LocalWorker(Protocol):
+    """What a client asks of the worker in its own process."""
+
+    @property
+    def worker_id(self) -> str: ...
+
+    def admit(self, definition: Definition) -> bool:
+        """Take a place for a direct start, if there is one and nobody waits in the queue."""
+        ...
+
+    def starter(self, definition: Definition, new: NewExecution) -> Sender:
+        """Who starts the execution once its trigger is durable, whatever becomes of the caller."""
+        ...
+
+    def taken(self, execution_id: str) -> None:
+        """An execution was taken away from this worker by this process."""
+        ...
+
+    def look(self) -> None:
+        """Something may have become claimable."""
+        ...
+
+    def is_resident(self, execution_id: str) -> bool:
+        """Whether the execution is in this worker's memory now."""
+        ...
+
+
+class Client:
+    """Access to the executions of one database."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        reader: StoreReader,
+        journal: Journal,
+        clock: Clock,
+        ids: Ids,
+        errors: ErrorRegistry,
+        payload_limit: int,
+        portal: Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any],
+    ) -> None:
+        self.store = store
+        self.reader = reader
+        self.portal = portal
+        self.worker: LocalWorker | None = None
+        self._journal = journal
+        self._clock = clock
+        self._ids = ids
+        self._errors = errors
+        self._payload_limit = payload_limit
+        self._endings = Endings(store)
+        self._changed: set[asyncio.Event] = set()
+        self._unsubscribe = store.subscribe(self._on_change)
+        journal.on_written = self.changed
+
+    def close(self) -> None:
+        """Stop listening; waits that are open raise."""
+        self._unsubscribe()
+        self._endings.close()
+
+    # ---------------------------------------------------------------------------------------------- triggering
+
+    def new_execution(
+        self,
+        definition: Definition,
+        input: object,
+        *,
+        id: str | None = None,
+        delay: Duration | None = None,
+        at: int | None = None,
+        priority: int = 0,
+        tags: Sequence[str] = (),
+        timeout: Duration | None = None,
+    ) -> NewExecution:
+        """Check everything about a trigger and make its record; nothing is written."""
+        now = self._clock.now()
+        wake_at = at
+        if delay is not None:
+            if at is not None:
+                raise InvalidInputError("Give either delay or at, not both.")
+            wake_at = now + to_us(delay, what="delay")
+        text = self._input_text(definition, input)
+        if isinstance(priority, bool) or not isinstance(priority, int) or not -(2**31) <= priority < 2**31:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidInputError(f"priority must be a whole number of 32 bits, got {priority!r}.")
+        limit = definition.options.timeout if timeout is None else to_us(timeout, what="timeout", minimum=1)
+        scope = current.get(None)
+        request = None
+        if id is not None:
+            request = self._ids.token()
+        elif scope is not None:
+            # Triggered by a body, which may run again: the same id meets the execution that it made the first time.
+            scope.triggers += 1
+            id = f"t-{digest(scope.runner.id, scope.path, scope.runner.claimed.generation, scope.triggers)}"
+            request = id
+        return NewExecution(
+            id=id or self._ids.new(),
+            workflow=definition.name,
+            input=text,
+            created_at=now,
+            wake_at=now if wake_at is None else wake_at,
+            priority=priority,
+            version=definition.options.version,
+            timeout=limit,
+            tags=(*definition.options.tags, *_checked_tags(tags)),
+            request=request,
+        )
+
+    def _input_text(self, definition: Definition, input: object) -> str:
+        if not definition.takes_input:
+            if input is not None:
+                raise InvalidInputError(f"Workflow {definition.name!r} takes no input, got {input!r}.")
+            return NO_INPUT
+        text = definition.input_codec.validate(input)
+        if len(text) > self._payload_limit // 4 and len(text.encode()) > self._payload_limit:
+            raise InvalidInputError(
+                f"The input of workflow {definition.name!r} takes {len(text.encode()):,} bytes as JSON; at most {self._payload_limit:,} are allowed. Store large data elsewhere and pass a reference, or raise App(payload_limit=…)."
+            )
+        return text
+
+    async def trigger(self, definition: Definition, new: NewExecution, *, if_exists: str) -> str:
+        """Write one execution; durable on return. A worker in this process with a free place starts it at once.
+
+        Not so from a step body: a body that runs again meets the execution that it made before, and must not start it.
+        """
+        _check_if_exists(if_exists)
+        sender = None
+        direct = new.wake_at == new.created_at and current.get(None) is None
+        if direct and self.worker is not None and self.worker.admit(definition):
+            deadline = None if new.timeout is None else new.created_at + new.timeout
+            new = _owned(new, self.worker.worker_id, deadline)
+            sender = self.worker.starter(definition, new)
+        verdict = await self._journal.append(Triggered(new), sender)
+        if isinstance(verdict, Exists):
+            if if_exists != "return":
+                raise ExecutionExistsError(new.id)
+            if not verdict.same:
+                raise ExecutionExistsError(new.id, "exists with another workflow or input")
+        elif isinstance(verdict, Exception):
+            raise verdict
+        if sender is None and self.worker is not None:
+            self.worker.look()
+        return new.id
+
+    async def trigger_many(self, news: Sequence[NewExecution]) -> None:
+        """Write all of them or none."""
+        if not news:
+            return
+        verdict = await self._journal.append(TriggeredMany(tuple(news)))
+        if isinstance(verdict, Exists):
+            raise ExecutionExistsError(verdict.execution_id)
+        if isinstance(verdict, Exception):
+            raise verdict
+        if self.worker is not None:
+            self.worker.look()
+
+    # ---------------------------------------------------------------------------------------------- looking
+
+    async def row(self, execution_id: str) -> ExecutionRow:
+        """The execution's row, or ExecutionNotFoundError."""
+        row = await self.reader.execution(execution_id)
+        if row is None:
+            raise ExecutionNotFoundError(execution_id)
+        return row
+
+    async def list_executions(self, query: ExecutionFilter) -> ExecutionList:
+        """A page of executions."""
+        page = await self.reader.executions(query)
+        return ExecutionList([info_of(row) for row in page.rows], page.next_cursor)
+
+    async def find(self, text: str) -> Execution[Any]:
+        """The execution that `latest`, `latest:<status>`, an id or a unique prefix of one means."""
+        name, _, status = text.partition(":")
+        if name == "latest":
+            page = await self.reader.executions(ExecutionFilter(statuses=(status,) if status else (), limit=1))
+            if not page.rows:
+                raise ExecutionNotFoundError(text)
+            return Execution(self, page.rows[0].id)
+        if await self.reader.execution(text) is not None:
+            return Execution(self, text)
+        page = await self.reader.executions(ExecutionFilter(id_prefix=text, limit=5))
+        if not page.rows:
+            raise ExecutionNotFoundError(text)
+        if len(page.rows) > 1:
+            raise InvalidInputError(
+                f"{text!r} begins more than one id: {', '.join(row.id for row in page.rows)}. Type more of it."
+            )
+        return Execution(self, page.rows[0].id)
+
+    async def watch(self, execution_id: str) -> AsyncIterator[ExecutionRow]:
+        """The row now and after each change of the execution or its steps, until it has ended."""
+        changed = asyncio.Event()
+        self._changed.add(changed)
+        seen: tuple[object, ...] | None = None
+        try:
+            while True:
+                changed.clear()
+                revision = await self.reader.revision(execution_id)
+                if revision != seen:
+                    seen = revision
+                    row = await self.row(execution_id)
+                    yield row
+                    if row.status in TERMINAL:
+                        return
+                await _wait_at_most(changed, POLL_SECONDS)
+        finally:
+            self._changed.discard(changed)
+
+    # ---------------------------------------------------------------------------------------------- waiting, ending
+
+    async def result(self, execution_id: str, codec: Codec | None, timeout: Duration | None) -> Any:
+        """Wait for the end; the output, or the error that says how it ended."""
+        if timeout is None:
+            row = await self._ended(execution_id)
+        else:
+            seconds = to_us(timeout, what="timeout") / 1_000_000
+            try:
+                async with asyncio.timeout(seconds):
+                    row = await self._ended(execution_id)
+            except TimeoutError:
+                raise TimeoutError(f"Execution {execution_id!r} has not ended within {seconds:g} s.") from None
+        return self._output(row, codec)
+
+    async def _ended(self, execution_id: str) -> ExecutionRow:
+        resident = self.worker is not None and self.worker.is_resident(execution_id)
+        if not resident and (row := await self.row(execution_id)).status in TERMINAL:
+            return row
+        while True:
+            await self._endings.wait(execution_id)
+            row = await self.row(execution_id)
+            if row.status in TERMINAL:
+                return row
+
+    def ended(self, execution_id: str) -> None:
+        """Told by the worker in this process."""
+        self._endings.tell(execution_id)
+        self.changed()
+
+    def _output(self, row: ExecutionRow, codec: Codec | None) -> Any:
+        match row.status:
+            case "completed":
+                return (codec or _UNTYPED).decode(row.output or "null")
+            case "cancelled":
+                raise ExecutionCancelledError(row.id, row.reason)
+            case "aborted":
+                raise ExecutionAbortedError(row.id, row.reason)
+            case _:
+                error = row.error or "{}"
+                raise ExecutionFailedError(row.id, *error_summary(error)) from self._errors.restore(error)
+
+    async def cancel(self, execution_id: str, reason: str | None) -> None:
+        """See Execution.cancel."""
+        taken = await self.store.cancel(execution_id, reason=reason, now=self._clock.now())
+        if taken is None:
+            raise ExecutionNotFoundError(execution_id)
+        if not taken.done and taken.status != "cancelled":
+            raise InvalidTransitionError(execution_id, "cancel", taken.status)
+        if self.worker is not None and taken.owner == self.worker.worker_id:
+            self.worker.taken(execution_id)
+        self.ended(execution_id)
+
+    def changed(self) -> None:
+        """Something in this process has changed the database."""
+        for event in self._changed:
+            event.set()
+
+    def _on_change(self) -> None:
+        self._endings.look()
+        self.changed()
+
+
+class Endings:
+    """Who waits for the end of which execution; one shared query for all of them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+        self._looking: asyncio.Task[None] | None = None
+        self._again = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def wait(self, execution_id: str) -> None:
+        """Return when the execution seems to have ended."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._waiting.setdefault(execution_id, []).append(future)
+        if self._timer is None:
+            self._timer = loop.call_later(POLL_SECONDS, self._poll)
+        try:
+            await future
+        finally:
+            left = [other for other in self._waiting.get(execution_id, ()) if other is not future]
+            if left:
+                self._waiting[execution_id] = left
+            else:
+                self._waiting.pop(execution_id, None)
+
+    def tell(self, execution_id: str) -> None:
+        """The execution has ended."""
+        for future in self._waiting.pop(execution_id, ()):
+            if not future.done():
+                future.set_result(None)
+
+    def look(self) -> None:
+        """Ask the database for all that are awaited."""
+        if not self._waiting:
+            return
+        if self._looking is not None:
+            self._again = True
+            return
+        self._looking = asyncio.get_running_loop().create_task(self._ask())
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._looking is not None:
+            self._looking.cancel()
+
+    async def _ask(self) -> None:
+        try:
+            while self._waiting:
+                self._again = False
+                for execution_id in await self._store.finished(list(self._waiting)):
+                    self.tell(execution_id)
+                if not self._again:
+                    return
+        finally:
+            self._looking = None
+
+    def _poll(self) -> None:
+        self._timer = None
+        if self._waiting:
+            self._timer = asyncio.get_running_loop().call_later(POLL_SECONDS, self._poll)
+            self.look()
+
+
+_UNTYPED: Final = codec_for(Any)
+
+
+def _owned(new: NewExecution, owner: str, deadline_at: int | None) -> NewExecution:
+    return NewExecution(
+        id=new.id,
+        workflow=new.workflow,
+        input=new.input,
+        created_at=new.created_at,
+        owner=owner,
+        priority=new.priority,
+        version=new.version,
+        parent_id=new.parent_id,
+        options=new.options,
+        timeout=new.timeout,
+        deadline_at=deadline_at,
+        tags=new.tags,
+        request=new.request,
+    )
+
+
+def _check_if_exists(value: str) -> None:
+    if value not in ("raise", "return"):
+        raise InvalidInputError(f"if_exists must be 'raise' or 'return', got {value!r}.")
+
+
+def _checked_tags(tags: Sequence[str]) -> Sequence[str]:
+    if isinstance(tags, str):
+        raise InvalidInputError(f"tags must be a list of texts, got {tags!r}.")
+    for tag in tags:
+        if not isinstance(tag, str) or not 0 < len(tag) <= 128:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidInputError(f"A tag must be text of 1 to 128 characters, got {tag!r}.")
+        codec_for(str).encode(tag)
+    return tags
+
+
+def refuse_in_workflow_code(call: str, verb: str) -> None:
+    """Refuse a call that every replay would repeat; inside a step body it is fine."""
+    scope = current.get(None)
+    if scope is not None and not scope.is_body:
+        raise WorkflowCodeError(f"{call} was called in workflow code, where every replay would do it again. {verb}")
+
+
+async def _wait_at_most(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass

@@ -1,0 +1,280 @@
+"""What a caller holds of an execution: the handle, and the snapshots that it gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from stepwell._engine.failure import error_summary
+from stepwell.clock import from_us
+from stepwell.codec import Codec
+from stepwell.duration import Duration
+from stepwell.errors import StepwellError
+from stepwell.ids import unquote_step_name
+from stepwell.store.records import AttemptRow, ExecutionRow, StepRow
+from stepwell.types import TERMINAL, Status, StepStatus
+
+if TYPE_CHECKING:
+    from stepwell.client import Client
+
+Out = TypeVar("Out")
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    """A recorded error: dotted type, message, and the formatted traceback of where it was raised."""
+
+    type: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionInfo:
+    """An execution at one moment. Times are UTC; `input` and `output` are None in lists, which load no payloads.
+
+    `waiting_for` names the step that a sleeping execution waits for, or says why a queued one cannot go on;
+    `reason` is what `cancel` or `step.abort` was given.
+    """
+
+    id: str
+    workflow: str
+    status: Status
+    input: Any = None
+    output: Any = None
+    error: ErrorInfo | None = None
+    run_number: int
+    version: str | None
+    tags: tuple[str, ...]
+    parent_id: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    wake_at: datetime | None
+    waiting_for: str | None
+    reason: str | None
+    priority: int
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether this run has ended."""
+        return self.status in TERMINAL
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary; times in ISO 8601."""
+        return cast("dict[str, Any]", _plain(asdict(self)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptInfo:
+    """A failed attempt of a step."""
+
+    attempt: int
+    error: ErrorInfo
+    started_at: datetime
+    finished_at: datetime
+    worker: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepInfo:
+    """A recorded step. `attempts` are the failed ones; `flag` says what people should know, e.g. `repeated`."""
+
+    path: str
+    name: str
+    kind: str
+    status: StepStatus
+    attempt: int
+    input: Any
+    output: Any
+    error: ErrorInfo | None
+    flag: str | None
+    started_at: datetime
+    finished_at: datetime | None
+    wake_at: datetime | None
+    attempts: tuple[AttemptInfo, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary; times in ISO 8601."""
+        return cast("dict[str, Any]", _plain(asdict(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionList:
+    """A page of executions, newest first; pass `next_cursor` on for the next one, None means that this is the last."""
+
+    executions: list[ExecutionInfo]
+    next_cursor: str | None
+
+
+class Execution(Generic[Out]):
+    """A handle to one execution. It holds only the id: every method asks the database."""
+
+    def __init__(self, client: Client, execution_id: str, output_codec: Codec | None = None) -> None:
+        self._client = client
+        self._output_codec = output_codec
+        self.id = execution_id
+
+    def __repr__(self) -> str:
+        return f"Execution({self.id!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Execution) and cast("Execution[Any]", other).id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    async def status(self) -> Status:
+        """The status at this moment.
+
+        Raises:
+            ExecutionNotFoundError: No execution has this id.
+        """
+        return cast("Status", (await self._client.row(self.id)).status)
+
+    async def info(self) -> ExecutionInfo:
+        """All about the execution at this moment, with typed output."""
+        return info_of(await self._client.row(self.id), self._output_codec)
+
+    async def result(self, timeout: Duration | None = None) -> Out:
+        """Wait for the end and give the output.
+
+        Args:
+            timeout: How long to wait; None waits for ever. The execution itself goes on.
+
+        Raises:
+            ExecutionFailedError: It failed; the error is its `__cause__`.
+            ExecutionCancelledError, ExecutionAbortedError: It ended so.
+            TimeoutError: It has not ended in time.
+        """
+        return cast("Out", await self._client.result(self.id, self._output_codec, timeout))
+
+    async def cancel(self, reason: str | None = None) -> None:
+        """End the execution as `cancelled`, at once and finally.
+
+        Written in a transaction of its own: no further step starts, running async bodies are cancelled, results that
+        come later are thrown away. Cancelling a cancelled execution does nothing.
+
+        Raises:
+            InvalidTransitionError: It has ended otherwise.
+        """
+        await self._client.cancel(self.id, reason)
+
+    async def steps(self, run: int | None = None) -> list[StepInfo]:
+        """The recorded steps of a run (default: the current one) in order of their start."""
+        await self._client.row(self.id)
+        return [step_of(row) for row in await self._client.reader.steps(self.id, run)]
+
+    async def watch(self) -> AsyncIterator[ExecutionInfo]:
+        """The execution now, and again after each change of it or of its steps, until it has ended."""
+        async for row in self._client.watch(self.id):
+            yield info_of(row, self._output_codec)
+
+    def status_sync(self) -> Status:
+        """`status` for code without an event loop."""
+        return self._client.portal(self.status)
+
+    def info_sync(self) -> ExecutionInfo:
+        """`info` for code without an event loop."""
+        return self._client.portal(self.info)
+
+    def result_sync(self, timeout: Duration | None = None) -> Out:
+        """`result` for code without an event loop."""
+        return self._client.portal(lambda: self.result(timeout))
+
+    def cancel_sync(self, reason: str | None = None) -> None:
+        """`cancel` for code without an event loop."""
+        self._client.portal(lambda: self.cancel(reason))
+
+
+def info_of(row: ExecutionRow, output_codec: Codec | None = None) -> ExecutionInfo:
+    """The public view of a row."""
+    return ExecutionInfo(
+        id=row.id,
+        workflow=row.workflow,
+        status=cast("Status", row.status),
+        input=_shown(row.input),
+        output=_shown(row.output) if output_codec is None or row.output is None else _typed(output_codec, row.output),
+        error=_error(row.error),
+        run_number=row.run,
+        version=row.version,
+        tags=row.tags,
+        parent_id=row.parent_id,
+        created_at=from_us(row.created_at),
+        started_at=_moment(row.started_at),
+        finished_at=_moment(row.finished_at),
+        wake_at=_moment(row.wake_at) if row.status in ("queued", "sleeping", "listening") else None,
+        waiting_for=row.waiting_for,
+        reason=row.reason,
+        priority=row.priority,
+    )
+
+
+def step_of(row: StepRow) -> StepInfo:
+    """The public view of a step's row."""
+    return StepInfo(
+        path=row.path,
+        name=_step_name(row),
+        kind=row.kind,
+        status=cast("StepStatus", row.status),
+        attempt=row.attempt,
+        input=_shown(row.input),
+        output=_shown(row.output),
+        error=_error(row.error),
+        flag=row.flag,
+        started_at=from_us(row.started_at),
+        finished_at=_moment(row.finished_at),
+        wake_at=_moment(row.wake_at),
+        attempts=tuple(_attempt(attempt) for attempt in row.attempts),
+    )
+
+
+def _attempt(row: AttemptRow) -> AttemptInfo:
+    return AttemptInfo(
+        attempt=row.attempt,
+        error=cast("ErrorInfo", _error(row.error)),
+        started_at=from_us(row.started_at),
+        finished_at=from_us(row.finished_at),
+        worker=row.worker,
+    )
+
+
+def _step_name(row: StepRow) -> str:
+    if row.kind == "progress" and row.output is not None:
+        return str(json.loads(row.output)["message"])
+    return unquote_step_name(row.path.rpartition("/")[2])
+
+
+def _error(text: str | None) -> ErrorInfo | None:
+    return None if text is None else ErrorInfo(*error_summary(text))
+
+
+def _shown(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
+
+
+def _typed(codec: Codec, text: str) -> Any:
+    try:
+        return codec.decode(text)
+    except StepwellError:
+        # An older program wrote it; what is stored is better than nothing.
+        return json.loads(text)
+
+
+def _moment(value: int | None) -> datetime | None:
+    return None if value is None else from_us(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in cast("list[Any]", value)]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return json.loads(json.dumps(value, default=str))

@@ -1,0 +1,152 @@
+"""What the engine and people's surfaces ask of a database.
+
+`Store` is the engine's side: every method is one transaction, and every transaction may be sent again after an unknown
+commit and then leaves the same state. `StoreReader` is for people: it never locks and never loads payloads into lists.
+Both are async; an implementation runs its driver where it blocks nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
+
+from stepwell.store.records import (
+    Applied,
+    Claimed,
+    ClaimResult,
+    ExecutionFilter,
+    ExecutionPage,
+    ExecutionRow,
+    Owned,
+    StepRow,
+    Taken,
+    WorkerRow,
+)
+from stepwell.store.transitions import Transition
+
+
+class Pulse(Protocol):
+    """How the store, which renews the lease without the event loop, and the worker keep an eye on each other."""
+
+    def is_beating(self) -> bool:
+        """Asked before each renewal, in any thread: False lets the lease run out."""
+        ...
+
+    def lost(self) -> None:
+        """Told, in any thread, that the worker's row is gone: everything it owned now belongs to others."""
+        ...
+
+
+class Store(Protocol):
+    """The engine's side of a database."""
+
+    @property
+    def url(self) -> str:
+        """The URL with the full path, as it is shown and logged."""
+        ...
+
+    @property
+    def payload_limit(self) -> int | None:
+        """The longest JSON text of one payload in characters that this store takes, or None."""
+        ...
+
+    async def apply(self, batch: Sequence[Transition], worker_id: str | None = None, fence: int = 0) -> Applied:
+        """Write the batch in one transaction, in order for each execution, and answer each transition.
+
+        Args:
+            batch: Owner transitions of `worker_id` and client transitions, mixed.
+            worker_id: Who sends; None for a client without a worker (client transitions only).
+            fence: The last fence value for which the worker has compared all that it owns. While the row still says the
+                same, ownership needs no check row by row; when it moved, each owner transition is checked by owner and
+                epoch. A worker that is gone has all its owner transitions refused.
+
+        A data error refuses only the transition that causes it (its verdict is the exception). Refusing one owner
+        transition refuses all later ones of that execution in the batch.
+        """
+        ...
+
+    async def claim(
+        self, worker_id: str, workflows: Collection[str], limit: int, *, suspects: int, now: int
+    ) -> ClaimResult:
+        """Take up to `limit` runnable executions of these workflows: raise the epoch, set the owner, load the history.
+
+        Runnable: no owner and `wake_at` reached; due waits first, then the queue by priority and age. The first claim
+        sets `started_at` and the deadline (`now` + timeout). A pending crash mark is added to `crashes` in the same
+        transaction. Executions with two or more crashes are suspects: at most `suspects` of them are taken.
+        """
+        ...
+
+    async def load(self, worker_id: str, ids: Collection[str]) -> list[Claimed]:
+        """Read executions that this worker owns already, as `claim` would return them."""
+        ...
+
+    async def cancel(self, execution_id: str, *, reason: str | None, now: int) -> Taken | None:
+        """Make an execution `cancelled` unless it is terminal; None when it does not exist.
+
+        Raises the epoch, clears the owner, raises the owner's fence, ends open steps as `cancelled`.
+        """
+        ...
+
+    async def register(self, worker: WorkerRow, pulse: Pulse) -> None:
+        """Insert the worker's row and keep its lease renewed (15 s, every 5 s), independently of the event loop."""
+        ...
+
+    async def deregister(self, worker_id: str) -> None:
+        """Stop renewing, delete the row and put back into the queue what it still owns, not counted as crashes."""
+        ...
+
+    async def owned(self, worker_id: str) -> Owned:
+        """Read the fence, then all that the worker owns."""
+        ...
+
+    async def workers(self) -> list[WorkerRow]:
+        """All registered workers."""
+        ...
+
+    async def reap(self, reaper_id: str, worker_id: str, *, dead: bool, crashed: bool, now: int) -> int:
+        """Take away everything that `worker_id` owns and delete its row; returns how many executions went back.
+
+        Does nothing when the worker is neither `dead` nor has a lease that ran out (checked in the transaction). The
+        reaper's own lease is renewed first. With `crashed` the executions get a crash mark, to be counted by the next
+        claim; without it the worker is known to live and has only lost its lease.
+        """
+        ...
+
+    async def finished(self, ids: Collection[str]) -> list[str]:
+        """Which of these executions are terminal or do not exist."""
+        ...
+
+    def subscribe(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call `callback` in the current event loop after another process (or App) has changed the database.
+
+        A hint: it may come late, never, or for nothing. Returns what ends the subscription.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Finish what is queued and close every connection."""
+        ...
+
+
+class StoreReader(Protocol):
+    """Reading for people."""
+
+    async def execution(self, execution_id: str) -> ExecutionRow | None:
+        """One execution with its payloads."""
+        ...
+
+    async def executions(self, query: ExecutionFilter) -> ExecutionPage:
+        """A keyset page, newest first, without payloads."""
+        ...
+
+    async def steps(self, execution_id: str, run: int | None = None) -> list[StepRow]:
+        """The steps of a run (default: the current one) in order of their start, with failed attempts."""
+        ...
+
+    async def revision(self, execution_id: str) -> tuple[object, ...]:
+        """A small value that differs whenever the execution or one of its steps has changed. Cheap."""
+        ...
+
+    async def counts(self) -> dict[str, int]:
+        """How many executions there are of each status."""
+        ...

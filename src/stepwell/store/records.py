@@ -1,0 +1,164 @@
+"""What a store gives back: rows as frozen records. Times are microseconds since 1970 UTC, payloads JSON text."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from stepwell.store.transitions import Verdict
+
+
+class HistoryRow(NamedTuple):
+    """What replay needs of one recorded step."""
+
+    path: str
+    seq: int
+    kind: str
+    status: str
+    attempt: int
+    output: str | None
+    error: str | None
+    wake_at: int | None
+    started_at: int
+
+
+class Claimed(Struct, frozen=True):
+    """An execution that this worker owns from now on, with the history of its current run."""
+
+    id: str
+    workflow: str
+    epoch: int
+    run: int
+    generation: int
+    input: str
+    created_at: int
+    started_at: int
+    deadline_at: int | None
+    options: str | None
+    version: str | None
+    crashes: int
+    failing: str | None
+    history: list[HistoryRow]
+
+
+class ClaimResult(Struct, frozen=True):
+    """`more`: runnable executions were left behind. `next_at`: when the next waiting one becomes claimable, if any."""
+
+    claimed: list[Claimed]
+    more: bool
+    next_at: int | None
+
+
+class Applied(Struct, frozen=True):
+    """One verdict for each transition, in order. `fence` is the worker's fence counter as read in the transaction, None when the worker is gone."""
+
+    verdicts: list[Verdict]
+    fence: int | None
+
+
+class Owned(Struct, frozen=True):
+    """All that a worker owns, read after its fence: `(execution id, epoch)`. `fence` is None when the worker is gone."""
+
+    fence: int | None
+    executions: list[tuple[str, int]]
+
+
+class Taken(Struct, frozen=True):
+    """What a taking did: the status before, and the worker that owned the execution, if any. `done`: it changed something."""
+
+    execution_id: str
+    done: bool
+    status: str
+    owner: str | None
+
+
+class WorkerRow(Struct, frozen=True):
+    """A process that executes. `lease_until` counts in `Clock.uptime()` of `boot_id`."""
+
+    id: str
+    host: str
+    boot_id: str
+    pid: int
+    pid_started_at: str
+    app: str
+    version: str
+    concurrency: int
+    started_at: int
+    lease_until: int = 0
+    fence: int = 0
+
+
+class ExecutionRow(Struct, frozen=True):
+    """One execution as people see it. `input`, `output` and `error` are None in lists, which never load payloads."""
+
+    id: str
+    workflow: str
+    status: str
+    run: int
+    generation: int
+    epoch: int
+    owner: str | None
+    priority: int
+    version: str | None
+    parent_id: str | None
+    tags: tuple[str, ...]
+    created_at: int
+    started_at: int | None
+    finished_at: int | None
+    wake_at: int | None
+    deadline_at: int | None
+    waiting_for: str | None
+    reason: str | None
+    crashes: int
+    input: str | None = None
+    output: str | None = None
+    error: str | None = None
+
+
+class AttemptRow(Struct, frozen=True):
+    """A failed attempt."""
+
+    attempt: int
+    error: str
+    started_at: int
+    finished_at: int
+    worker: str | None
+
+
+class StepRow(Struct, frozen=True):
+    """One step as people see it."""
+
+    run: int
+    path: str
+    seq: int
+    kind: str
+    status: str
+    attempt: int
+    input: str | None
+    output: str | None
+    error: str | None
+    flag: str | None
+    started_at: int
+    finished_at: int | None
+    wake_at: int | None
+    attempts: tuple[AttemptRow, ...] = ()
+
+
+class ExecutionFilter(Struct, frozen=True):
+    """Which executions a list shows. `None` means any. `cursor` is the `next_cursor` of the page before."""
+
+    statuses: tuple[str, ...] = ()
+    workflow: str | None = None
+    tags: tuple[str, ...] = ()
+    id_prefix: str | None = None
+    since: int | None = None
+    limit: int = 50
+    cursor: str | None = None
+
+
+class ExecutionPage(Struct, frozen=True):
+    """Newest first; `next_cursor` is None on the last page."""
+
+    rows: list[ExecutionRow]
+    next_cursor: str | None

@@ -1,0 +1,150 @@
+"""`Store.apply` on SQLite: check the fence, write each kind with one `executemany`, answer each transition.
+
+The order of writing is not the order of the batch, but for each execution it has the same effect: new executions come
+first, then ended steps (a step row never changes once it has ended, so what came before it in the batch does not touch
+it), then everything else in layers, the n-th layer holding the n-th other transition of each execution.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Sequence
+
+from msgspec import Struct
+from msgspec.structs import astuple
+
+from stepwell.errors import SerializationError
+from stepwell.store.records import Applied
+from stepwell.store.sqlite import inserts, owner_writes
+from stepwell.store.sqlite.connection import DATA_ERRORS
+from stepwell.store.sqlite.owner_writes import NotOwnedError
+from stepwell.store.sqlite.ownership import Ownership
+from stepwell.store.sqlite.writer import Writer, run_query
+from stepwell.store.transitions import (
+    ClientTransition,
+    Finished,
+    OwnerTransition,
+    Parked,
+    Refused,
+    Released,
+    StepFinished,
+    Transition,
+    Triggered,
+    TriggeredMany,
+    Verdict,
+)
+
+
+class _Written(Struct, frozen=True):
+    verdicts: list[Verdict]
+    refused: Collection[str]
+    fence: int | None
+
+
+def apply(writer: Writer, batch: Sequence[Transition], worker_id: str | None, fence: int) -> Applied:
+    """Write the batch; see `Store.apply`."""
+    return _Application(writer, worker_id, fence).apply(batch)
+
+
+class _Application:
+    """One call of `apply`: one transaction, or several when a data error has to be cornered."""
+
+    def __init__(self, writer: Writer, worker_id: str | None, fence: int) -> None:
+        self._writer = writer
+        self._worker_id = worker_id
+        self._known_fence = fence
+        self._fence: int | None = None
+        self._check_rows = False
+        self._refused: set[str] = set()
+
+    def apply(self, batch: Sequence[Transition]) -> Applied:
+        return Applied(self._send(batch), self._fence)
+
+    def _send(self, batch: Sequence[Transition]) -> list[Verdict]:
+        try:
+            written = self._writer.transact(lambda connection: self._write(connection, batch))
+        except NotOwnedError:
+            if self._check_rows:
+                raise
+            self._check_rows = True
+            return self._send(batch)
+        except DATA_ERRORS as error:
+            if len(batch) == 1:
+                return [_cannot_store(batch[0], error)]
+            middle = len(batch) // 2
+            return self._send(batch[:middle]) + self._send(batch[middle:])
+        self._refused.update(written.refused)
+        self._fence = written.fence
+        return written.verdicts
+
+    def _write(self, connection: sqlite3.Connection, batch: Sequence[Transition]) -> _Written:
+        fence = self._read_fence(connection)
+        ownership: Ownership | None = None
+        if fence is None or fence != self._known_fence or self._check_rows or self._refused:
+            alive = self._worker_id if fence is not None else None
+            ownership = Ownership.read(connection, alive, batch, self._refused)
+        plan = _Sorted(batch, ownership)
+        inserts.write(connection, plan.new, self._worker_id if fence is not None else None, plan.verdicts)
+        owner_writes.write_steps(connection, plan.steps, plan.failed, self._worker_id)
+        for layer in plan.layers:
+            for kind, transitions in layer.items():
+                owner_writes.WRITERS[kind](connection, transitions, self._worker_id)
+        return _Written(plan.verdicts, ownership.refused if ownership is not None else (), fence)
+
+    def _read_fence(self, connection: sqlite3.Connection) -> int | None:
+        if self._worker_id is None:
+            return None
+        row = run_query(connection, "worker_fence", worker_id=self._worker_id).fetchone()
+        return None if row is None else row[0]
+
+
+class _Sorted:
+    """A batch by kinds, without what is refused."""
+
+    def __init__(self, batch: Sequence[Transition], ownership: Ownership | None) -> None:
+        self.verdicts: list[Verdict] = [None] * len(batch)
+        self.new: list[tuple[int, ClientTransition]] = []
+        self.steps: list[tuple[object, ...]] = []
+        self.failed: list[StepFinished] = []
+        self.layers: list[dict[type[OwnerTransition], list[OwnerTransition]]] = []
+        self._depth: dict[str, int] = {}
+        self._given_up: set[str] = set()
+        for index, transition in enumerate(batch):
+            if isinstance(transition, Triggered | TriggeredMany):
+                self.new.append((index, transition))
+            elif ownership is None or self._admit(index, transition, ownership):
+                self._add(transition)
+
+    def _admit(self, index: int, transition: OwnerTransition, ownership: Ownership) -> bool:
+        judgement = ownership.judge(transition)
+        if judgement.refused:
+            self.verdicts[index] = Refused(transition.execution_id)
+        return judgement.write
+
+    def _add(self, transition: OwnerTransition) -> None:
+        id = transition.execution_id
+        if id in self._given_up:
+            raise NotOwnedError
+        if isinstance(transition, StepFinished):
+            self.steps.append(astuple(transition))
+            if transition.status == "failed" and transition.kind == "run":
+                self.failed.append(transition)
+            return
+        if isinstance(transition, Finished | Parked | Released):
+            self._given_up.add(id)
+        depth = self._depth.get(id, 0)
+        self._depth[id] = depth + 1
+        if depth == len(self.layers):
+            self.layers.append({})
+        self.layers[depth].setdefault(type(transition), []).append(transition)
+
+
+def _cannot_store(transition: Transition, error: Exception) -> SerializationError:
+    match transition:
+        case Triggered(execution):
+            what = f"execution {execution.id!r}"
+        case TriggeredMany(executions):
+            what = f"{len(executions)} executions"
+        case _:
+            what = f"a {type(transition).__name__} of execution {transition.execution_id!r}"
+    return SerializationError(f"The database cannot store {what}: {error}.")

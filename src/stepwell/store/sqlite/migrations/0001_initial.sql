@@ -1,0 +1,178 @@
+-- What stepwell keeps in SQLite.
+--
+-- executions    one row for each execution: narrow, because nearly every transition touches it. WITHOUT ROWID: it is found
+--               by id alone, and every list index ends in the id anyway.
+-- payloads      input, output and error of each run. Apart from executions, so that these stay narrow and lists never read
+--               payloads.
+-- steps         one row for each step of each run, written when the step ends (open ones only while they run or wait for
+--               long). A rowid table: rows are appended in the order in which steps of a thousand executions end, so a
+--               batch touches few pages; clustered by execution (WITHOUT ROWID) each row of a batch dirtied a page of its
+--               own, which wrote a fifth as many rows a second at 1,000 characters of output.
+-- attempts      the failed attempts of a step.
+-- tags          for each tag its executions, newest first.
+-- workers       one row for each process that executes.
+--
+-- Status of an execution: queued -> running <-> sleeping | listening | paused -> completed | failed | cancelled | aborted.
+--   claim       queued, sleeping, listening -> running: epoch + 1, owner set; needs owner NULL and wake_at reached
+--   park        running -> sleeping, listening: owner NULL, wake_at set (or NULL: woken by an event only)
+--   release     running -> queued: owner NULL
+--   finish      running -> a terminal status: owner NULL, wake_at NULL; nothing changes it any more in this run
+--   cancel      any but terminal -> cancelled: epoch + 1, owner NULL, the fence of the owner's row + 1
+--   reap        whatever a dead worker owned -> queued: owner NULL, crashed 1; the worker's row is deleted
+-- A status other than queued, sleeping and listening with owner NULL is terminal or paused. sleeping and listening with an
+-- owner wait in that worker's memory.
+-- Status of a step: running, retrying, sleeping, listening -> completed | failed | cancelled. It has ended when finished_at
+-- is set, and never changes afterwards.
+--
+-- Lock order: SQLite has one lock for writers, and every transaction takes it with its first statement (BEGIN IMMEDIATE).
+-- Within a transaction the worker's row is read before executions.
+--
+-- Times are microseconds since 1970 UTC; workers.lease_until alone counts in the uptime of workers.boot_id. Payloads are
+-- JSON text. Read the views stepwell_executions and stepwell_steps: their columns stay, tables may change.
+
+CREATE TABLE executions (
+    id           TEXT    NOT NULL PRIMARY KEY,
+    workflow     TEXT    NOT NULL,
+    status       TEXT    NOT NULL,
+    owner        TEXT,
+    epoch        INTEGER NOT NULL,
+    run          INTEGER NOT NULL DEFAULT 1,
+    generation   INTEGER NOT NULL DEFAULT 1,
+    wake_at      INTEGER,
+    waiting_for  TEXT,
+    priority     INTEGER NOT NULL,
+    version      TEXT,
+    parent_id    TEXT,
+    options      TEXT,
+    timeout      INTEGER,
+    deadline_at  INTEGER,
+    crashes      INTEGER NOT NULL DEFAULT 0, -- deaths in a row, as counted by claims
+    crashed      INTEGER NOT NULL DEFAULT 0, -- 1: its last worker died; the next claim counts it
+    failing      INTEGER NOT NULL DEFAULT 0, -- 1: has failed with payloads.error and only cleans up
+    reason       TEXT,
+    request      TEXT,
+    created_at   INTEGER NOT NULL,
+    started_at   INTEGER,
+    finished_at  INTEGER
+) WITHOUT ROWID;
+
+-- Claiming. The workflow comes first, so that work of workflows that a worker does not know costs it nothing.
+CREATE INDEX executions_queue ON executions (workflow, priority DESC, wake_at, id)
+    WHERE owner IS NULL AND status = 'queued' AND crashes + crashed < 2;
+CREATE INDEX executions_due ON executions (workflow, wake_at, id)
+    WHERE owner IS NULL AND status IN ('sleeping', 'listening') AND wake_at IS NOT NULL AND crashes + crashed < 2;
+CREATE INDEX executions_suspect ON executions (workflow, wake_at, id)
+    WHERE owner IS NULL AND status IN ('queued', 'sleeping', 'listening') AND wake_at IS NOT NULL AND crashes + crashed >= 2;
+CREATE INDEX executions_owner ON executions (owner, id, epoch) WHERE owner IS NOT NULL;
+
+-- Lists for people. A list of a workflow merges its nine statuses.
+CREATE INDEX executions_created ON executions (created_at, id);
+CREATE INDEX executions_status ON executions (status, created_at, id);
+CREATE INDEX executions_workflow ON executions (workflow, status, created_at, id);
+
+CREATE TABLE payloads (
+    execution_id TEXT    NOT NULL,
+    run          INTEGER NOT NULL,
+    input        TEXT,
+    output       TEXT,
+    error        TEXT,
+    PRIMARY KEY (execution_id, run)
+);
+
+CREATE TABLE steps (
+    execution_id TEXT    NOT NULL,
+    run          INTEGER NOT NULL,
+    path         TEXT    NOT NULL,
+    seq          INTEGER NOT NULL,
+    kind         TEXT    NOT NULL,
+    status       TEXT    NOT NULL,
+    attempt      INTEGER NOT NULL,
+    epoch        INTEGER NOT NULL, -- of the claim under which the row was last written
+    input        TEXT,
+    output       TEXT,
+    error        TEXT,
+    flag         TEXT,
+    started_at   INTEGER NOT NULL,
+    finished_at  INTEGER,
+    wake_at      INTEGER,
+    PRIMARY KEY (execution_id, run, path)
+);
+
+-- Ending an execution cancels its open steps without looking at the thousands that have ended.
+CREATE INDEX steps_open ON steps (execution_id, run) WHERE finished_at IS NULL;
+
+CREATE TABLE attempts (
+    execution_id TEXT    NOT NULL,
+    run          INTEGER NOT NULL,
+    path         TEXT    NOT NULL,
+    attempt      INTEGER NOT NULL,
+    error        TEXT    NOT NULL,
+    started_at   INTEGER NOT NULL,
+    finished_at  INTEGER NOT NULL,
+    worker       TEXT,
+    PRIMARY KEY (execution_id, run, path, attempt)
+);
+
+CREATE TABLE tags (
+    tag          TEXT    NOT NULL,
+    created_at   INTEGER NOT NULL, -- of the execution: a list by tag is in its order
+    execution_id TEXT    NOT NULL,
+    PRIMARY KEY (tag, created_at, execution_id)
+) WITHOUT ROWID;
+
+CREATE INDEX tags_execution ON tags (execution_id, tag);
+
+CREATE TABLE workers (
+    id             TEXT    NOT NULL PRIMARY KEY,
+    host           TEXT    NOT NULL,
+    boot_id        TEXT    NOT NULL,
+    pid            INTEGER NOT NULL,
+    pid_started_at TEXT    NOT NULL,
+    app            TEXT    NOT NULL,
+    version        TEXT    NOT NULL,
+    concurrency    INTEGER NOT NULL,
+    started_at     INTEGER NOT NULL,
+    lease_until    INTEGER NOT NULL,
+    fence          INTEGER NOT NULL DEFAULT 0 -- raised by whoever takes an execution away from this worker
+) WITHOUT ROWID;
+
+CREATE VIEW stepwell_executions AS
+SELECT
+    e.id,
+    e.workflow,
+    e.status,
+    e.run,
+    e.owner AS worker,
+    e.priority,
+    e.version,
+    e.parent_id,
+    e.waiting_for,
+    e.reason,
+    e.crashes,
+    p.input,
+    p.output,
+    p.error,
+    strftime('%Y-%m-%dT%H:%M:%S', e.created_at / 1000000, 'unixepoch') || printf('.%06dZ', e.created_at % 1000000) AS created_at,
+    strftime('%Y-%m-%dT%H:%M:%S', e.started_at / 1000000, 'unixepoch') || printf('.%06dZ', e.started_at % 1000000) AS started_at,
+    strftime('%Y-%m-%dT%H:%M:%S', e.finished_at / 1000000, 'unixepoch') || printf('.%06dZ', e.finished_at % 1000000) AS finished_at,
+    strftime('%Y-%m-%dT%H:%M:%S', e.wake_at / 1000000, 'unixepoch') || printf('.%06dZ', e.wake_at % 1000000) AS wake_at,
+    strftime('%Y-%m-%dT%H:%M:%S', e.deadline_at / 1000000, 'unixepoch') || printf('.%06dZ', e.deadline_at % 1000000) AS deadline_at
+FROM executions AS e
+LEFT JOIN payloads AS p ON p.execution_id = e.id AND p.run = e.run;
+
+CREATE VIEW stepwell_steps AS
+SELECT
+    s.execution_id,
+    s.run,
+    s.path,
+    s.kind,
+    s.status,
+    s.attempt,
+    s.flag,
+    s.input,
+    s.output,
+    s.error,
+    strftime('%Y-%m-%dT%H:%M:%S', s.started_at / 1000000, 'unixepoch') || printf('.%06dZ', s.started_at % 1000000) AS started_at,
+    strftime('%Y-%m-%dT%H:%M:%S', s.finished_at / 1000000, 'unixepoch') || printf('.%06dZ', s.finished_at % 1000000) AS finished_at,
+    strftime('%Y-%m-%dT%H:%M:%S', s.wake_at / 1000000, 'unixepoch') || printf('.%06dZ', s.wake_at % 1000000) AS wake_at
+FROM steps AS s;

@@ -1,0 +1,7 @@
+SELECT wake_at, id
+FROM executions INDEXED BY executions_suspect
+WHERE workflow = :workflow
+    AND owner IS NULL AND status IN ('queued', 'sleeping', 'listening') AND crashes + crashed >= 2
+    AND wake_at <= :now
+ORDER BY wake_at, id
+LIMIT :limit

@@ -1,0 +1,19 @@
+SELECT
+    e.id,
+    e.workflow,
+    e.epoch,
+    e.run,
+    e.generation,
+    p.input,
+    e.created_at,
+    e.started_at,
+    e.deadline_at,
+    e.options,
+    e.version,
+    e.crashes,
+    CASE WHEN e.failing THEN p.error END AS failing
+FROM json_each(:ids) AS wanted
+CROSS JOIN executions AS e ON e.id = wanted.value
+LEFT JOIN payloads AS p ON p.execution_id = e.id AND p.run = e.run
+WHERE e.owner = :worker_id
+ORDER BY wanted.key

@@ -1,0 +1,1 @@
+SELECT status, COUNT(*) FROM executions GROUP BY status

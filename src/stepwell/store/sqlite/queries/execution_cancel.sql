@@ -1,0 +1,10 @@
+UPDATE executions
+SET
+    status = 'cancelled',
+    epoch = epoch + 1,
+    owner = NULL,
+    wake_at = NULL,
+    waiting_for = NULL,
+    reason = :reason,
+    finished_at = :now
+WHERE id = :id

@@ -1,0 +1,3 @@
+UPDATE executions
+SET status = ?, wake_at = ?, waiting_for = ?
+WHERE id = ? AND owner = ? AND epoch = ?

@@ -1,0 +1,1 @@
+SELECT status, owner, run FROM executions WHERE id = :id

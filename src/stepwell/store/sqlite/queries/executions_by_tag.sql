@@ -1,0 +1,38 @@
+SELECT
+    e.id,
+    e.workflow,
+    e.status,
+    e.run,
+    e.generation,
+    e.epoch,
+    e.owner,
+    e.priority,
+    e.version,
+    e.parent_id,
+    e.created_at,
+    e.started_at,
+    e.finished_at,
+    e.wake_at,
+    e.deadline_at,
+    e.waiting_for,
+    e.reason,
+    e.crashes
+FROM tags AS first
+CROSS JOIN executions AS e ON e.id = first.execution_id
+WHERE
+    first.tag = :tag
+    AND (first.created_at, first.execution_id) < (:created_at, :id) AND first.created_at >= :since
+    AND e.id >= :first_id AND e.id < :last_id
+    AND (:statuses IS NULL OR e.status IN (SELECT value FROM json_each(:statuses)))
+    AND (:workflow IS NULL OR e.workflow = :workflow)
+    AND NOT EXISTS (
+        SELECT 1
+        FROM json_each(:tags) AS wanted
+        WHERE NOT EXISTS (
+            SELECT 1
+            FROM tags AS t
+            WHERE t.tag = wanted.value AND t.created_at = e.created_at AND t.execution_id = e.id
+        )
+    )
+ORDER BY first.created_at DESC, first.execution_id DESC
+LIMIT :limit

@@ -1,0 +1,3 @@
+UPDATE executions
+SET failing = 1
+WHERE id = ? AND owner = ? AND epoch = ?

@@ -1,0 +1,14 @@
+SELECT
+    s.execution_id,
+    s.path,
+    s.seq,
+    s.kind,
+    s.status,
+    s.attempt,
+    s.output,
+    s.error,
+    s.wake_at,
+    s.started_at
+FROM json_each(:ids) AS wanted
+CROSS JOIN executions AS e ON e.id = wanted.value
+CROSS JOIN steps AS s ON s.execution_id = e.id AND s.run = e.run

@@ -1,0 +1,4 @@
+SELECT id, epoch
+FROM executions INDEXED BY executions_owner
+WHERE owner = :worker_id
+ORDER BY id

@@ -1,0 +1,3 @@
+UPDATE payloads
+SET error = ?
+WHERE execution_id = ? AND run = ?

@@ -1,0 +1,3 @@
+UPDATE payloads
+SET output = ?, error = COALESCE(?, error)
+WHERE execution_id = ? AND run = ?

@@ -1,0 +1,3 @@
+UPDATE executions
+SET status = 'running', wake_at = NULL, waiting_for = NULL
+WHERE id = ? AND owner = ? AND epoch = ?

@@ -1,0 +1,1 @@
+SELECT fence FROM workers WHERE id = :worker_id

@@ -1,0 +1,1 @@
+SELECT boot_id, lease_until FROM workers WHERE id = :worker_id

@@ -1,0 +1,1 @@
+UPDATE workers SET fence = fence + 1 WHERE id = :worker_id

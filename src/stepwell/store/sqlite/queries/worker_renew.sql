@@ -1,0 +1,1 @@
+UPDATE workers SET lease_until = :lease_until WHERE id = :worker_id

@@ -1,0 +1,213 @@
+"""SQLite as a `Store` and a `StoreReader`."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Concatenate, Final, ParamSpec, TypeVar
+
+import msgspec
+
+from stepwell.clock import Clock
+from stepwell.ids import Rng
+from stepwell.store.protocol import Pulse
+from stepwell.store.records import (
+    Applied,
+    Claimed,
+    ClaimResult,
+    ExecutionFilter,
+    ExecutionPage,
+    ExecutionRow,
+    Owned,
+    StepRow,
+    Taken,
+    WorkerRow,
+)
+from stepwell.store.sqlite import read, taking
+from stepwell.store.sqlite.apply import apply
+from stepwell.store.sqlite.claim import claim, load
+from stepwell.store.sqlite.connection import url_of
+from stepwell.store.sqlite.lane import Lane, log
+from stepwell.store.sqlite.reader import Reader
+from stepwell.store.sqlite.writer import Writer, run_query
+from stepwell.store.transitions import Transition
+
+_PAYLOAD_LIMIT: Final = 64 * 1024 * 1024
+"""SQLite takes 1,000,000,000 bytes a row; input, output and error share one, each character up to four bytes."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """One SQLite database, seen by one App: a thread that writes and, for a file, a thread that reads.
+
+    Several of them on one file, in one process or in many, are safe; each must stay in the process that opened it.
+    """
+
+    def __init__(self, path: Path | None, *, clock: Clock, rng: Rng) -> None:
+        """Use `connect`. `path` is None for a database in memory."""
+        self._path = path
+        self._clock = clock
+        self._writer = Writer(path, clock=clock, rng=rng, on_change=self._changed)
+        self._writing = Lane("stepwell-sqlite-writer", self._writer)
+        self._reading = None if path is None else Lane("stepwell-sqlite-reader", Reader(path))
+        self._subscribers: tuple[_Subscriber, ...] = ()
+
+    @classmethod
+    async def connect(cls, path: Path | None, *, clock: Clock, rng: Rng) -> SqliteStore:
+        """Open or create the database and bring its schema up to date."""
+        store = cls(path, clock=clock, rng=rng)
+        await store._writing.open()
+        if store._reading is not None:
+            await store._reading.open()
+        return store
+
+    @property
+    def url(self) -> str:
+        return url_of(self._path)
+
+    @property
+    def payload_limit(self) -> int | None:
+        return _PAYLOAD_LIMIT
+
+    # The engine's side
+
+    async def apply(self, batch: Sequence[Transition], worker_id: str | None = None, fence: int = 0) -> Applied:
+        return await self._writing.run(lambda writer: apply(writer, batch, worker_id, fence))
+
+    async def claim(
+        self, worker_id: str, workflows: Collection[str], limit: int, *, suspects: int, now: int
+    ) -> ClaimResult:
+        return await self._writing.run(
+            lambda writer: claim(writer, worker_id, workflows, limit, suspects=suspects, now=now)
+        )
+
+    async def load(self, worker_id: str, ids: Collection[str]) -> list[Claimed]:
+        return await self._read(load, worker_id, ids)
+
+    async def cancel(self, execution_id: str, *, reason: str | None, now: int) -> Taken | None:
+        return await self._transact(taking.cancel, execution_id, reason, now)
+
+    async def register(self, worker: WorkerRow, pulse: Pulse) -> None:
+        def insert(writer: Writer) -> None:
+            writer.transact(lambda connection: taking.register(connection, worker, writer.leases.until()))
+            writer.leases.add(worker.id, pulse)
+
+        await self._writing.run(insert)
+
+    async def deregister(self, worker_id: str) -> None:
+        def delete(writer: Writer) -> None:
+            writer.leases.remove(worker_id)
+            writer.transact(lambda connection: taking.deregister(connection, worker_id, self._clock.now()))
+
+        await self._writing.run(delete)
+
+    async def owned(self, worker_id: str) -> Owned:
+        return await self._read(taking.owned, worker_id)
+
+    async def workers(self) -> list[WorkerRow]:
+        return await self._read(taking.workers)
+
+    async def reap(self, reaper_id: str, worker_id: str, *, dead: bool, crashed: bool, now: int) -> int:
+        def take(writer: Writer) -> int:
+            return writer.transact(
+                partial(
+                    taking.reap,
+                    reaper_id=reaper_id,
+                    worker_id=worker_id,
+                    dead=dead,
+                    crashed=crashed,
+                    lease_until=writer.leases.until(),
+                    uptime=self._clock.uptime(),
+                    now=now,
+                )
+            )
+
+        return await self._writing.run(take)
+
+    async def finished(self, ids: Collection[str]) -> list[str]:
+        return await self._read(_finished, list(ids))
+
+    def subscribe(self, callback: Callable[[], object]) -> Callable[[], None]:
+        subscriber = _Subscriber(callback)
+        self._watch((*self._subscribers, subscriber))
+
+        def unsubscribe() -> None:
+            subscriber.stop()
+            self._watch(tuple(each for each in self._subscribers if each is not subscriber))
+
+        return unsubscribe
+
+    async def close(self) -> None:
+        self._watch(())
+        if self._reading is not None:
+            await self._reading.close()
+        await self._writing.close()
+
+    # The people's side
+
+    async def execution(self, execution_id: str) -> ExecutionRow | None:
+        return await self._read(read.execution, execution_id)
+
+    async def executions(self, query: ExecutionFilter) -> ExecutionPage:
+        return await self._read(read.executions, query)
+
+    async def steps(self, execution_id: str, run: int | None = None) -> list[StepRow]:
+        return await self._read(read.steps, execution_id, run)
+
+    async def revision(self, execution_id: str) -> tuple[object, ...]:
+        return await self._read(read.revision, execution_id)
+
+    async def counts(self) -> dict[str, int]:
+        return await self._read(read.counts)
+
+    async def _transact(
+        self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await self._writing.run(
+            lambda writer: writer.transact(lambda connection: work(connection, *args, **kwargs))
+        )
+
+    async def _read(
+        self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        lane: Lane[Reader] | Lane[Writer] = self._reading if self._reading is not None else self._writing
+        return await lane.run(lambda resource: resource.read(lambda connection: work(connection, *args, **kwargs)))
+
+    def _watch(self, subscribers: tuple[_Subscriber, ...]) -> None:
+        self._subscribers = subscribers
+        self._writer.watched = bool(subscribers)
+        self._writing.poke()
+
+    def _changed(self) -> None:
+        for subscriber in self._subscribers:
+            subscriber.hint()
+
+
+class _Subscriber:
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self._callback = callback
+        self._loop = asyncio.get_running_loop()
+        self._active = True
+
+    def hint(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._call)
+        except RuntimeError:
+            log.debug("A change was seen after its event loop was closed")
+
+    def stop(self) -> None:
+        self._active = False
+
+    def _call(self) -> None:
+        if self._active:
+            self._callback()
+
+
+def _finished(connection: sqlite3.Connection, ids: list[str]) -> list[str]:
+    living = {id for (id,) in run_query(connection, "unfinished", ids=msgspec.json.encode(ids).decode())}
+    return [id for id in ids if id not in living]

@@ -1,0 +1,229 @@
+"""Everything that changes an execution, as data.
+
+A transition is one small record; `Store.apply` writes many in one transaction and answers each. There are two kinds:
+
+* **Owner transitions** carry the `epoch` of the claim under which they were made. They are written only while the worker
+  that sends them owns the execution at exactly this epoch; otherwise the verdict is a `Refused` and nothing changes.
+* **Client transitions** need no owner and stand even when the worker that sends them in the same batch has lost its lease.
+
+All times are microseconds since 1970 UTC; `input`, `output` and `error` are JSON text.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+from msgspec import Struct
+
+
+class NewExecution(Struct, frozen=True):
+    """An execution as its trigger makes it.
+
+    `owner` is the worker that starts it at once (epoch 1, status `running`), or None to queue it until `wake_at`.
+    `request` is a token made before the first sending, for ids chosen by the caller: sent again after an unknown commit it
+    meets its own row and is told "inserted" again. With a generated id it is None, as the id itself serves.
+    `deadline_at` is set for a direct start with a timeout; a queued one gets it when it is first claimed.
+    """
+
+    id: str
+    workflow: str
+    input: str
+    created_at: int
+    owner: str | None = None
+    wake_at: int | None = None
+    priority: int = 0
+    version: str | None = None
+    parent_id: str | None = None
+    options: str | None = None
+    timeout: int | None = None
+    deadline_at: int | None = None
+    tags: tuple[str, ...] = ()
+    request: str | None = None
+
+
+class Triggered(Struct, frozen=True):
+    """Client: insert one execution. Verdict `Exists` when the id is taken by another request."""
+
+    execution: NewExecution
+
+
+class TriggeredMany(Struct, frozen=True):
+    """Client: insert all of them or none. Verdict `Exists` for the first id that is taken."""
+
+    executions: tuple[NewExecution, ...]
+
+
+class StepStarted(Struct, frozen=True, gc=False):
+    """Owner: show a body that runs for longer (status `running`). Changes nothing in a step that has ended."""
+
+    execution_id: str
+    epoch: int
+    run: int
+    path: str
+    seq: int
+    kind: str
+    attempt: int
+    input: str | None
+    started_at: int
+
+
+class StepWaiting(Struct, frozen=True, gc=False):
+    """Owner: a wait begins and its deadline is stored before anything waits (status `sleeping` or `listening`).
+
+    With `idle` the execution itself takes this status too (it keeps its owner); the wait's end sets it back.
+    """
+
+    execution_id: str
+    epoch: int
+    run: int
+    path: str
+    seq: int
+    kind: str
+    status: str
+    input: str | None
+    started_at: int
+    wake_at: int | None
+    idle: bool
+
+
+class StepRetrying(Struct, frozen=True, gc=False):
+    """Owner: an attempt failed and another follows at `wake_at` (status `retrying`; the attempt is kept in `attempts`)."""
+
+    execution_id: str
+    epoch: int
+    run: int
+    path: str
+    seq: int
+    attempt: int
+    input: str | None
+    error: str
+    started_at: int
+    finished_at: int
+    wake_at: int
+    idle: bool
+
+
+class StepFinished(Struct, frozen=True, gc=False):
+    """Owner: a step ended as `completed`, `failed` or `cancelled`. One row; the first that is written stays.
+
+    A failed step of kind `run` leaves a row in `attempts` too. The field order is the parameter order of
+    `step_finished.sql`.
+    """
+
+    execution_id: str
+    epoch: int
+    run: int
+    path: str
+    seq: int
+    kind: str
+    status: str
+    attempt: int
+    input: str | None
+    output: str | None
+    error: str | None
+    started_at: int
+    finished_at: int
+
+
+class StepFlagged(Struct, frozen=True, gc=False):
+    """Owner: mark a step for people, e.g. `repeated` when its name came again with other arguments."""
+
+    execution_id: str
+    epoch: int
+    run: int
+    path: str
+    flag: str
+
+
+class Progressed(Struct, frozen=True, gc=False):
+    """Owner: something was recorded since the last crash, so the count of crashes in a row starts again at 0."""
+
+    execution_id: str
+    epoch: int
+
+
+class Resumed(Struct, frozen=True, gc=False):
+    """Owner: a wait that was kept in memory is over; an execution shown as `sleeping` is `running` again."""
+
+    execution_id: str
+    epoch: int
+
+
+class Parked(Struct, frozen=True, gc=False):
+    """Owner: leave memory until `wake_at`. The owner is given up; `waiting_for` says for people what is awaited."""
+
+    execution_id: str
+    epoch: int
+    status: str
+    wake_at: int | None
+    waiting_for: str
+
+
+class Released(Struct, frozen=True, gc=False):
+    """Owner: give the execution back to the queue, claimable from `wake_at`. Not a crash."""
+
+    execution_id: str
+    epoch: int
+    wake_at: int
+    waiting_for: str | None = None
+
+
+class Failing(Struct, frozen=True, gc=False):
+    """Owner: the run has failed with `error`; what follows (`on_error`) only cleans up."""
+
+    execution_id: str
+    epoch: int
+    run: int
+    error: str
+
+
+class Finished(Struct, frozen=True, gc=False):
+    """Owner: the run ended. `output` for `completed`, `error` for `failed`, `reason` for `cancelled` and `aborted`.
+
+    Steps that are still `running`, `retrying`, `sleeping` or `listening` become `cancelled`. The owner is cleared.
+    """
+
+    execution_id: str
+    epoch: int
+    run: int
+    status: str
+    output: str | None
+    error: str | None
+    reason: str | None
+    finished_at: int
+
+
+OwnerTransition: TypeAlias = (
+    StepStarted
+    | StepWaiting
+    | StepRetrying
+    | StepFinished
+    | StepFlagged
+    | Progressed
+    | Resumed
+    | Parked
+    | Released
+    | Failing
+    | Finished
+)
+ClientTransition: TypeAlias = Triggered | TriggeredMany
+Transition: TypeAlias = OwnerTransition | ClientTransition
+
+
+class Refused(Struct, frozen=True, gc=False):
+    """Verdict: this worker does not own the execution at this epoch any more; nothing was written."""
+
+    execution_id: str
+
+
+class Exists(Struct, frozen=True, gc=False):
+    """Verdict: the id is taken. `same` tells whether workflow and input are equal to what was asked for."""
+
+    execution_id: str
+    same: bool
+
+
+Verdict: TypeAlias = None | Refused | Exists | Exception
+"""None: written (or already written by an earlier sending). An exception: this transition alone cannot be stored."""
+
+ACCEPTED: Final = None

@@ -1,0 +1,302 @@
+"""A workflow as its users hold it: trigger it, look at its executions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
+
+from stepwell._engine.definition import Definition
+from stepwell.client import refuse_in_workflow_code
+from stepwell.clock import to_us
+from stepwell.duration import Duration
+from stepwell.duration import to_us as duration_us
+from stepwell.errors import InvalidInputError
+from stepwell.execution import Execution, ExecutionList
+from stepwell.ids import check_id
+from stepwell.store.records import ExecutionFilter
+from stepwell.store.transitions import NewExecution
+from stepwell.types import STATUSES, Status
+
+if TYPE_CHECKING:
+    from stepwell.app import App
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+OnError = TypeVar("OnError", bound=Callable[..., Any])
+
+IfExists = Literal["raise", "return"]
+
+MOST_AT_ONCE = 10_000
+"""How many executions `trigger_many` takes."""
+
+
+class Workflow(Generic[In, Out]):
+    """A workflow that takes `In` and gives `Out`; made by `@app.workflow`."""
+
+    def __init__(self, app: App, definition: Definition) -> None:
+        self._app = app
+        self._definition = definition
+        self.__doc__ = definition.function.__doc__
+
+    def __repr__(self) -> str:
+        return f"<Workflow {self.name!r} of {self._app.name!r}>"
+
+    @property
+    def name(self) -> str:
+        """The name under which executions are stored."""
+        return self._definition.name
+
+    @property
+    def takes_input(self) -> bool:
+        """Whether the function takes an input."""
+        return self._definition.takes_input
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The decorated function."""
+        return self._definition.function
+
+    def on_error(self, handler: OnError) -> OnError:
+        """Decorate the function that runs before a failed execution is marked `failed`.
+
+        It takes `(step, error)` or `(step, input, error)` and may run steps. It runs once the failure is recorded,
+        outside the execution's timeout; what it raises is logged and changes nothing. Cancelled and aborted executions
+        do not call it.
+        """
+        self._definition.set_on_error(handler)
+        return handler
+
+    def parse_input(self, value: object) -> In:
+        """The typed input that a JSON value stands for.
+
+        Raises:
+            InvalidInputError: It does not fit the annotation; the message names the field.
+        """
+        codec = self._definition.input_codec
+        return cast("In", codec.decode(codec.validate(value)))
+
+    @overload
+    async def trigger(
+        self: Workflow[None, Out],
+        input: None = None,
+        *,
+        id: str | None = None,
+        if_exists: IfExists = "raise",
+        delay: Duration | None = None,
+        at: datetime | None = None,
+        priority: int = 0,
+        tags: Sequence[str] = (),
+        timeout: Duration | None = None,
+    ) -> Execution[Out]: ...
+
+    @overload
+    async def trigger(
+        self,
+        input: In,
+        *,
+        id: str | None = None,
+        if_exists: IfExists = "raise",
+        delay: Duration | None = None,
+        at: datetime | None = None,
+        priority: int = 0,
+        tags: Sequence[str] = (),
+        timeout: Duration | None = None,
+    ) -> Execution[Out]: ...
+
+    async def trigger(
+        self,
+        input: Any = None,
+        *,
+        id: str | None = None,
+        if_exists: IfExists = "raise",
+        delay: Duration | None = None,
+        at: datetime | None = None,
+        priority: int = 0,
+        tags: Sequence[str] = (),
+        timeout: Duration | None = None,
+    ) -> Execution[Out]:
+        """Start an execution and give its handle; once this returns, the execution cannot be lost.
+
+        The input is checked before anything is written. A worker in this process starts the execution at once if it has
+        a free place and nobody waits in the queue; else it is queued. Inside a step body a trigger without `id` gets one
+        derived from the step, so that a body that runs again does not start a second execution.
+
+        Args:
+            input: What the workflow takes.
+            id: Your own id, 1 to 128 of `A-Za-z0-9_.:-`; a time-ordered one is made otherwise.
+            if_exists: "return" gives the existing execution if its workflow and input are equal.
+            delay: Start after this time at the earliest.
+            at: Start at this (aware) time at the earliest.
+            priority: Higher ones are started first.
+            tags: For finding it again.
+            timeout: Longest time from the first start to the end, waiting included.
+
+        Raises:
+            InvalidInputError: The input or an option cannot be taken.
+            ExecutionExistsError: The id is taken.
+            WorkflowCodeError: Called in workflow code outside a step body.
+        """
+        refuse_in_workflow_code(f"{self.name}.trigger()", "Move it into a step: step.run('start', …).")
+        client = self._app.client
+        new = client.new_execution(
+            self._definition,
+            input,
+            id=None if id is None else check_id(id),
+            delay=delay,
+            at=None if at is None else _aware(at),
+            priority=priority,
+            tags=tags,
+            timeout=timeout,
+        )
+        return self.get_execution(await client.trigger(self._definition, new, if_exists=if_exists))
+
+    async def trigger_many(
+        self,
+        inputs: Sequence[In],
+        *,
+        ids: Sequence[str] | None = None,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+        priority: int = 0,
+        tags: Sequence[str] = (),
+        timeout: Duration | None = None,
+    ) -> list[Execution[Out]]:
+        """Start an execution for each input, all or none, in one transaction; at most 10,000.
+
+        Args:
+            inputs: One for each execution.
+            ids: Your own ids, one for each input.
+            delay: As in `trigger`; so are the others.
+
+        Raises:
+            InvalidInputError: One of the inputs cannot be taken; the message says which.
+            ExecutionExistsError: One of the ids is taken.
+        """
+        refuse_in_workflow_code(f"{self.name}.trigger_many()", "Move it into a step: step.run('start', …).")
+        if len(inputs) > MOST_AT_ONCE:
+            raise InvalidInputError(f"trigger_many takes at most {MOST_AT_ONCE:,} inputs, got {len(inputs):,}.")
+        if ids is not None and (len(ids) != len(inputs) or len(set(ids)) != len(ids)):
+            raise InvalidInputError(
+                f"trigger_many needs one id of its own for each input, got {len(set(ids))} different ids for {len(inputs)} inputs."
+            )
+        client = self._app.client
+        moment = None if at is None else _aware(at)
+
+        def new(number: int, item: In) -> NewExecution:
+            try:
+                return client.new_execution(
+                    self._definition,
+                    item,
+                    id=None if ids is None else check_id(ids[number]),
+                    delay=delay,
+                    at=moment,
+                    priority=priority,
+                    tags=tags,
+                    timeout=timeout,
+                )
+            except InvalidInputError as error:
+                raise InvalidInputError(f"inputs[{number}]: {error}") from error
+
+        news = [new(number, item) for number, item in enumerate(inputs)]
+        await client.trigger_many(news)
+        return [self.get_execution(new.id) for new in news]
+
+    def get_execution(self, id: str) -> Execution[Out]:
+        """A handle with this id. Nothing is asked yet: an unknown id shows when the handle is used."""
+        return Execution(self._app.client, check_id(id), self._definition.output_codec)
+
+    async def cancel(self, id: str, reason: str | None = None) -> None:
+        """Cancel one execution; see `Execution.cancel`."""
+        refuse_in_workflow_code(f"{self.name}.cancel()", "Move it into a step: step.run('cancel', …).")
+        await self.get_execution(id).cancel(reason)
+
+    async def list_executions(
+        self,
+        *,
+        status: Status | Sequence[Status] | None = None,
+        tags: Sequence[str] = (),
+        since: datetime | Duration | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> ExecutionList:
+        """A page of this workflow's executions, newest first, without payloads; see `App.list_executions`."""
+        return await self._app.list_executions(
+            workflow=self.name, status=status, tags=tags, since=since, limit=limit, cursor=cursor
+        )
+
+    @overload
+    def trigger_sync(self: Workflow[None, Out], input: None = None, **options: Any) -> Execution[Out]: ...
+
+    @overload
+    def trigger_sync(self, input: In, **options: Any) -> Execution[Out]: ...
+
+    def trigger_sync(self, input: Any = None, **options: Any) -> Execution[Out]:
+        """`trigger` for code without an event loop."""
+        return self._blocking("trigger", lambda: self.trigger(input, **options))
+
+    def trigger_many_sync(self, inputs: Sequence[In], **options: Any) -> list[Execution[Out]]:
+        """`trigger_many` for code without an event loop."""
+        return self._blocking("trigger_many", lambda: self.trigger_many(inputs, **options))
+
+    def get_execution_sync(self, id: str) -> Execution[Out]:
+        """`get_execution` for code without an event loop: connects if the app is not connected yet."""
+
+        async def get() -> Execution[Out]:
+            return self.get_execution(id)
+
+        return self._blocking("get_execution", get)
+
+    def cancel_sync(self, id: str, reason: str | None = None) -> None:
+        """`cancel` for code without an event loop."""
+        self._blocking("cancel", lambda: self.cancel(id, reason))
+
+    def list_executions_sync(self, **options: Any) -> ExecutionList:
+        """`list_executions` for code without an event loop."""
+        return self._blocking("list_executions", lambda: self.list_executions(**options))
+
+    def _blocking(self, what: str, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        return self._app.portal.call(f"{self.name}.{what}_sync()", make)
+
+
+def execution_filter(
+    clock_now: int,
+    *,
+    workflow: str | None,
+    status: Status | Sequence[Status] | None,
+    tags: Sequence[str],
+    since: datetime | Duration | None,
+    id_prefix: str | None,
+    limit: int,
+    cursor: str | None,
+) -> ExecutionFilter:
+    """Check the filters of a list."""
+    statuses = (status,) if isinstance(status, str) else tuple(status or ())
+    for name in statuses:
+        if name not in STATUSES:
+            raise InvalidInputError(f"status must be one of {', '.join(STATUSES)}, got {name!r}.")
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 1000:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidInputError(f"limit must be 1 to 1000, got {limit!r}.")
+    if isinstance(since, datetime):
+        earliest = _aware(since)
+    elif since is None:
+        earliest = None
+    else:
+        earliest = clock_now - duration_us(since, what="since")
+    return ExecutionFilter(
+        statuses=statuses,
+        workflow=workflow,
+        tags=tuple(tags),
+        id_prefix=id_prefix,
+        since=earliest,
+        limit=limit,
+        cursor=cursor,
+    )
+
+
+def _aware(moment: datetime) -> int:
+    if not isinstance(moment, datetime):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+        raise InvalidInputError(f"A time must be an aware datetime, got {moment!r}.")
+    if moment.tzinfo is None or moment.utcoffset() is None:
+        raise InvalidInputError(f"A time must be an aware datetime, got {moment!r} without a time zone.")
+    return to_us(moment)
