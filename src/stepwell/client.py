@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
+from stepwell._engine.background import start
 from stepwell._engine.call import current
 from stepwell._engine.definition import NO_INPUT, Definition
 from stepwell._engine.failure import ErrorRegistry, error_summary
@@ -346,7 +347,7 @@ class Endings:
         if self._looking is not None:
             self._again = True
             return
-        self._looking = asyncio.get_running_loop().create_task(self._ask())
+        self._looking = start(self._ask(), name="stepwell-endings")
 
     def close(self) -> None:
         if self._timer is not None:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
+from stepwell._engine.background import start
 from stepwell.errors import StepwellError
 from stepwell.store.protocol import Store
 from stepwell.store.transitions import Transition, Triggered, TriggeredMany, Verdict
@@ -83,7 +84,7 @@ class Journal:
 
     def _send(self) -> None:
         if self._writer is None:
-            self._writer = self._loop.create_task(self._write(), name="stepwell-journal")
+            self._writer = start(self._write(), name="stepwell-journal")
 
     async def _write(self) -> None:
         try:

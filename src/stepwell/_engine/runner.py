@@ -19,6 +19,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
+from stepwell._engine.background import start
 from stepwell._engine.call import Call, current
 from stepwell._engine.deadlines import Deadlines
 from stepwell._engine.failure import ErrorRegistry, record_error
@@ -156,7 +157,7 @@ class Runner:
             return
         self.stop = stop
         if self._unwinding is None:
-            self._unwinding = self.loop.create_task(self._unwind(), name=f"stepwell-unwind-{self.id}")
+            self._unwinding = start(self._unwind(), name=f"stepwell-unwind-{self.id}")
 
     def drain(self) -> None:
         """Start no further body and give the execution back as soon as no body runs."""

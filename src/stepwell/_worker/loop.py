@@ -7,6 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from stepwell._engine.background import start
+
 log: Final = logging.getLogger("stepwell.worker")
 
 
@@ -24,7 +26,7 @@ class Loop:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"stepwell-{self._name}")
+        self._task = start(self._run(), name=f"stepwell-{self._name}")
 
     def wake(self) -> None:
         """Tick soon; also when a tick is running, for it may have looked already."""

@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from stepwell._engine.background import start
 from stepwell._engine.call import Call
 from stepwell._engine.deadlines import Deadlines
 from stepwell._engine.definition import Definition
@@ -379,7 +380,7 @@ class Worker:
         for runner in list(self.residents.values()):
             runner.request_stop(Lost())
         self.worker_id = self._reaper.worker_id = self._ids.new()
-        self._rebirth = asyncio.get_running_loop().create_task(self._be_reborn(), name="stepwell-rebirth")
+        self._rebirth = start(self._be_reborn(), name="stepwell-rebirth")
 
     async def _be_reborn(self) -> None:
         await self._register()

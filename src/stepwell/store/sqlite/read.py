@@ -165,7 +165,8 @@ def _tags(connection: sqlite3.Connection, ids: Sequence[object]) -> dict[str, li
 
 def _execution_row(row: _Row, tags: dict[str, list[str]]) -> ExecutionRow:
     # The columns are the fields in their order, but for the tags; a list has no payloads at the end.
-    return ExecutionRow(*row[:_TAGS_FIELD], tuple(tags.get(row[0], ())), *row[_TAGS_FIELD:])
+    values: list[Any] = [*row[:_TAGS_FIELD], tuple(tags.get(row[0], ())), *row[_TAGS_FIELD:]]
+    return ExecutionRow(*values)
 
 
 def _key_of(row: _Row) -> tuple[int, str]:
