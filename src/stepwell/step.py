@@ -249,7 +249,7 @@ class Step(_Facts):
     """
 
     @overload
-    async def run(
+    def run(
         self,
         name: str,
         fn: Callable[[*Ts], Coroutine[Any, Any, Any]] | Callable[[*Ts], object],
@@ -264,10 +264,10 @@ class Step(_Facts):
         timeout: Duration | None = None,
         input: object = ...,
         executor: Literal["thread"] | concurrent.futures.Executor | None = None,
-    ) -> T: ...
+    ) -> Coroutine[Any, Any, T]: ...
 
     @overload
-    async def run(
+    def run(
         self,
         name: str,
         fn: Callable[[*Ts], Coroutine[Any, Any, T]],
@@ -281,10 +281,10 @@ class Step(_Facts):
         timeout: Duration | None = None,
         input: object = ...,
         executor: Literal["thread"] | concurrent.futures.Executor | None = None,
-    ) -> T: ...
+    ) -> Coroutine[Any, Any, T]: ...
 
     @overload
-    async def run(
+    def run(
         self,
         name: str,
         fn: Callable[[*Ts], T],
@@ -298,10 +298,10 @@ class Step(_Facts):
         timeout: Duration | None = None,
         input: object = ...,
         executor: Literal["thread"] | concurrent.futures.Executor | None = None,
-    ) -> T: ...
+    ) -> Coroutine[Any, Any, T]: ...
 
     @overload
-    async def run(
+    def run(
         self,
         name: str,
         fn: Callable[[*Ts], object],
@@ -316,9 +316,9 @@ class Step(_Facts):
         timeout: Duration | None = None,
         input: object = ...,
         executor: Literal["thread"] | concurrent.futures.Executor | None = None,
-    ) -> Any: ...
+    ) -> Coroutine[Any, Any, Any]: ...
 
-    async def run(
+    def run(
         self,
         name: str,
         fn: Callable[..., Any],
@@ -333,7 +333,7 @@ class Step(_Facts):
         input: object = UNSET,
         returns: object = UNSET,
         executor: Literal["thread"] | concurrent.futures.Executor | None = None,
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Run `fn(*args)` once and keep its result.
 
         The result is durable before this returns. When the execution continues after a crash, a recorded step gives its
@@ -375,7 +375,7 @@ class Step(_Facts):
             returns=returns,
             executor=executor,
         )
-        return await invoke(scope, name, work)
+        return invoke(scope, name, work)
 
     def do(
         self,

@@ -280,7 +280,5 @@ def test_migrations_are_numbered_without_a_gap(monkeypatch: pytest.MonkeyPatch, 
 def test_scripts_are_split_at_semicolons_that_end_a_line() -> None:
     script = "-- Prose; with a semicolon\nSELECT ';' AS x,\n    1; -- no end\nSELECT 2;\n\n-- The end.\n"
 
-    assert split_statements(script) == (
-        "-- Prose; with a semicolon\nSELECT ';' AS x,\n    1; -- no end\nSELECT 2",
-    )
+    assert split_statements(script) == ("-- Prose; with a semicolon\nSELECT ';' AS x,\n    1; -- no end\nSELECT 2",)
     assert split_statements("SELECT 1;\nSELECT 2;  \n") == ("SELECT 1", "SELECT 2")

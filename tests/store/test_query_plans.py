@@ -57,6 +57,20 @@ SORTED_BY_INDEX = {"claim_due", "claim_queue", "claim_suspects"} | {
     f"executions_by_{name}" for name in ("status", "tag", "time", "workflow")
 }
 
+# Statistics that tempt the planner: one workflow, one status, one tag for everything.
+SAMPLE = """
+WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 500)
+INSERT INTO executions (id, workflow, status, owner, epoch, wake_at, priority, created_at)
+SELECT n, 'wf', iif(n % 50, 'completed', 'queued'), iif(n % 9, NULL, 'w'), 1, iif(n % 50, NULL, n), 0, n FROM numbers;
+INSERT INTO payloads (execution_id, run) SELECT id, 1 FROM executions;
+INSERT INTO steps (execution_id, run, path, seq, kind, status, attempt, epoch, started_at, finished_at)
+SELECT id, 1, 'a', 1, 'run', 'completed', 1, 1, 1, 1 FROM executions;
+INSERT INTO attempts (execution_id, run, path, attempt, error, started_at, finished_at)
+SELECT id, 1, 'a', 1, '', 1, 1 FROM executions;
+INSERT INTO tags (tag, created_at, execution_id) SELECT 't', created_at, id FROM executions;
+ANALYZE;
+"""
+
 ALL = sorted(entry.name.removesuffix(".sql") for entry in files("stepwell.store.sqlite").joinpath("queries").iterdir())
 
 
@@ -68,7 +82,7 @@ def database(request: pytest.FixtureRequest) -> Generator[sqlite3.Connection]:
             files("stepwell.store.sqlite").joinpath("migrations", "0001_initial.sql").read_text(encoding="utf-8")
         )
         if request.param == "analyzed":
-            connection.execute("ANALYZE")
+            connection.executescript(SAMPLE)
         yield connection
 
 

@@ -137,7 +137,9 @@ async def test_limit_outside_its_range_is_refused(store: OpenStore, limit: int) 
         await store.executions(ExecutionFilter(limit=limit))
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "!!!!", "bm8", "MSw", "OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTksYQ", "é", "MSwgYQ\n"])
+@pytest.mark.parametrize(
+    "cursor", ["", "x", "!!!!", "bm8", "MSw", "OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTksYQ", "é", "MSwgYQ\n"]
+)
 async def test_cursor_of_nobody_is_refused(store: OpenStore, cursor: str) -> None:
     with pytest.raises(InvalidInputError, match="cursor must be the next_cursor"):
         await store.executions(ExecutionFilter(cursor=cursor))

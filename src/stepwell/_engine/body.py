@@ -20,7 +20,7 @@ from stepwell.codec import Codec
 from stepwell.errors import NonRetryableError, SerializationError, StepTimeoutError, WorkflowCodeError
 from stepwell.retry import RetryPolicy
 from stepwell.store.records import HistoryRow
-from stepwell.store.transitions import StepFinished, StepRetrying
+from stepwell.store.transitions import StepFinished, StepRetrying, Verdict
 
 log: Final = logging.getLogger("stepwell")
 
@@ -88,15 +88,23 @@ class BodyWork:
                 runner.check_park()
                 await asyncio.get_running_loop().create_future()
             attempt = await self._attempt(call)
-            if attempt.error is None:
-                outcome = await self._complete(call, attempt)
-                if outcome is not None:
+            error = attempt.error
+            if error is None:
+                # This wait is the step's commit: most executions in memory are here. Few frames, few objects.
+                outcome = Outcome("completed", attempt.text)
+                try:
+                    verdict = await runner.send(self._finished(call, "completed", attempt.text, None))
+                except asyncio.CancelledError:
+                    call.settle_later(outcome)
+                    raise
+                if verdict is None and runner.stop is None:
+                    call.kept = (attempt.value,)
                     return outcome
-                continue
-            wait = self._delay(call, attempt.error)
+                error = await self._refused(call, verdict)
+            wait = self._delay(call, error)
             if wait is None:
-                return await self._fail(call, attempt.error)
-            await self._retry(call, attempt.error, wait)
+                return await self._fail(call, error)
+            await self._retry(call, error, wait)
 
     # ---------------------------------------------------------------------------------------------- one attempt
 
@@ -181,51 +189,39 @@ class BodyWork:
                 return None
         return policy.delay_us(call.attempt, call.runner.host.rng.random())
 
-    async def _complete(self, call: Call, attempt: Attempt) -> Outcome | None:
-        outcome = Outcome("completed", attempt.text)
-        try:
-            await self._finish(call, outcome)
-        except asyncio.CancelledError:
-            if call.runner.stop is None:
-                call.outcome = outcome
-            raise
-        except Exception as refused:  # noqa: BLE001 - the store cannot hold this value: that is the step's failure
-            return await self._fail(call, SerializationError(f"The result of step {call.path!r} cannot be stored: {refused}"))
-        call.kept = (attempt.value,)
-        return outcome
+    async def _refused(self, call: Call, verdict: Verdict) -> SerializationError:
+        """The result was not written: the execution is lost, or the store cannot hold the value."""
+        if isinstance(verdict, Exception):
+            return SerializationError(f"The result of step {call.path!r} cannot be stored: {verdict}")
+        return await call.runner.unwound()
 
     async def _fail(self, call: Call, error: BaseException) -> Outcome:
         await _cancel_children(call)
         outcome = Outcome("failed", record_error(error))
         log.info("Step %r of execution %s failed for good: %r", call.path, call.runner.id, error)
         try:
-            await self._finish(call, outcome)
+            await call.runner.record(self._finished(call, "failed", None, outcome.text))
         except asyncio.CancelledError:
-            if call.runner.stop is None:
-                call.outcome = outcome
+            call.settle_later(outcome)
             raise
         return outcome
 
-    async def _finish(self, call: Call, outcome: Outcome) -> None:
+    def _finished(self, call: Call, status: str, output: str | None, error: str | None) -> StepFinished:
         runner = call.runner
-        status, text = outcome
-        completed = status == "completed"
-        await runner.record(
-            StepFinished(
-                runner.id,
-                runner.epoch,
-                runner.run,
-                call.path,
-                call.seq,
-                "run",
-                status,
-                call.attempt,
-                self._input,
-                text if completed else None,
-                None if completed else text,
-                call.started_at,
-                runner.clock.now(),
-            )
+        return StepFinished(
+            runner.id,
+            runner.epoch,
+            runner.run,
+            call.path,
+            call.seq,
+            "run",
+            status,
+            call.attempt,
+            self._input,
+            output,
+            error,
+            call.started_at,
+            runner.clock.now(),
         )
 
     async def _retry(self, call: Call, error: BaseException, wait: int) -> None:

@@ -111,6 +111,11 @@ class Call:
         """Calls in this scope that have no outcome yet."""
         return [] if self._children is None else [call for call in self._children.values() if call.outcome is None]
 
+    def settle_later(self, outcome: Outcome) -> None:
+        """The outcome stands, its writing is under way, but whoever did the work is gone."""
+        if self.runner.stop is None:
+            self.outcome = outcome
+
     def settle(self, outcome: Outcome) -> None:
         """Set the outcome and wake who waits for it."""
         self.outcome = outcome

@@ -48,7 +48,11 @@ async def invoke(scope: Call, name: str, work: Work, *, place: str | None = None
         if scope.is_body and not scope.announced:
             runner.announce(scope)
         if inline or asyncio.current_task() is scope.task:
-            await _perform(call, work, record)
+            try:
+                call.settle(await work.perform(call, record))
+            except BaseException as error:
+                _interrupted(call, work, error)
+                raise
         else:
             call.worker = runner.spawn(_perform_apart(call, work, record), contextvars.copy_context())
             await _wait_for(call)
@@ -144,39 +148,26 @@ async def result_of(call: Call, work: Work) -> Any:
     await asyncio.get_running_loop().create_future()
 
 
-async def _perform(call: Call, work: Work, record: HistoryRow | None) -> None:
-    """Do the work in this very task."""
-    try:
-        call.settle(await work.perform(call, record))
-    except asyncio.CancelledError:
-        _interrupted(call, work)
-        raise
-    except BaseException:
-        # Nothing was recorded (a mismatch, say): the name is free again.
-        _forget(call)
-        raise
-
-
 async def _perform_apart(call: Call, work: Work, record: HistoryRow | None) -> None:
     """Do the work in a task of the engine; what it raises reaches the callers, not the event loop."""
     current.set(call.parent or call.runner.root)
     try:
         call.settle(await work.perform(call, record))
-    except asyncio.CancelledError:
-        _interrupted(call, work)
-        raise
-    except BaseException as error:  # noqa: BLE001 - handed to the callers
-        _forget(call)
-        for future in call.waiters or ():
-            if not future.done():
-                future.set_exception(error)
+    except BaseException as error:
+        _interrupted(call, work, error)
+        if isinstance(error, asyncio.CancelledError):
+            raise
 
 
-def _interrupted(call: Call, work: Work) -> None:
-    """The task that did the work was cancelled."""
+def _interrupted(call: Call, work: Work, error: BaseException) -> None:
+    """The work came to no recorded end in its task: it was cancelled, or could not begin (a mismatch, say)."""
     runner = call.runner
     waiters = [future for future in call.waiters or () if not future.done()]
-    if runner.stop is not None:
+    if not isinstance(error, asyncio.CancelledError):
+        _forget(call)
+        for future in waiters:
+            future.set_exception(error)
+    elif runner.stop is not None:
         for future in waiters:
             future.set_exception(Unwound())
     elif call.outcome is not None:

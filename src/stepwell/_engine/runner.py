@@ -17,7 +17,7 @@ import contextvars
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Never, Protocol, cast
 
 from stepwell._engine.background import start
 from stepwell._engine.call import Call, current
@@ -100,6 +100,41 @@ class Host(Protocol):
 
 class Runner:
     """One incarnation of an execution."""
+
+    __slots__ = (
+        "_check_due",
+        "_cleaning_up",
+        "_closing",
+        "_crashed",
+        "_deadline",
+        "_failure",
+        "_gone",
+        "_grace",
+        "_main",
+        "_shown_sleeping",
+        "_unwinding",
+        "_unwound",
+        "claimed",
+        "clock",
+        "definition",
+        "draining",
+        "epoch",
+        "history",
+        "host",
+        "id",
+        "loop",
+        "open_bodies",
+        "open_code",
+        "policy",
+        "root",
+        "run",
+        "seq",
+        "step",
+        "stop",
+        "tasks",
+        "waits",
+        "writes",
+    )
 
     def __init__(self, host: Host, definition: Definition, claimed: Claimed, policy: RetryPolicy) -> None:
         self.host = host
@@ -345,7 +380,7 @@ class Runner:
         for task in tasks:
             task.add_done_callback(_ABANDONED.discard)
 
-    async def unwound(self) -> None:
+    async def unwound(self) -> Never:
         """Raise what a step call raises while the execution leaves memory; never returns."""
         self._unwound += 1
         if self._unwound > UNWOUND_LIMIT:
@@ -368,12 +403,16 @@ class Runner:
             Exception: The transition cannot be stored.
             Unwound: The execution is leaving memory, or belongs to another worker.
         """
-        self._count(transition)
-        verdict = await self.host.journal.append(transition, self)
+        verdict = await self.send(transition)
         if isinstance(verdict, Exception):
             raise verdict
         if verdict is not None or self.stop is not None:
             await self.unwound()
+
+    def send(self, transition: OwnerTransition) -> asyncio.Future[Verdict]:
+        """Write a transition; the future gives the verdict, whatever has become of the execution meanwhile."""
+        self._count(transition)
+        return self.host.journal.append(transition, self)
 
     def note(self, transition: OwnerTransition) -> None:
         """Write a transition that nobody awaits; it stands before whatever is recorded later."""

@@ -23,7 +23,7 @@ class HistoryRow(NamedTuple):
     started_at: int
 
 
-class Claimed(Struct, frozen=True):
+class Claimed(Struct, frozen=True, gc=False):
     """An execution that this worker owns from now on, with the history of its current run."""
 
     id: str

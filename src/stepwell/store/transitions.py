@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 from msgspec import Struct
 
 
-class NewExecution(Struct, frozen=True):
+class NewExecution(Struct, frozen=True, gc=False):
     """An execution as its trigger makes it.
 
     `owner` is the worker that starts it at once (epoch 1, status `running`), or None to queue it until `wake_at`.
@@ -41,7 +41,7 @@ class NewExecution(Struct, frozen=True):
     request: str | None = None
 
 
-class Triggered(Struct, frozen=True):
+class Triggered(Struct, frozen=True, gc=False):
     """Client: insert one execution. Verdict `Exists` when the id is taken by another request."""
 
     execution: NewExecution

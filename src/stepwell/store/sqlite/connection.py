@@ -154,9 +154,9 @@ def connect_reader(path: Path) -> sqlite3.Connection:
 
 
 def _connect(path: Path | None, *, timeout: float) -> sqlite3.Connection:
-    return sqlite3.connect(
-        _MEMORY if path is None else path, isolation_level=None, timeout=timeout, cached_statements=256
-    )
+    # mode=rw: SQLite itself never creates a file; one that has vanished under a running store is an error.
+    database = _MEMORY if path is None else f"{path.absolute().as_uri()}?mode=rw"
+    return sqlite3.connect(database, uri=path is not None, isolation_level=None, timeout=timeout, cached_statements=256)
 
 
 def upgrade(connection: sqlite3.Connection, retry: Retry, url: str) -> None:

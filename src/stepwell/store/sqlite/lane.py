@@ -93,7 +93,7 @@ class Lane(Generic[R]):
         """Start the thread and open the resource in it."""
         self._thread.start()
         try:
-            await self.run(lambda resource: resource.open())
+            await self.run(_open)
         except BaseException:
             await self.close()
             raise
@@ -105,7 +105,7 @@ class Lane(Generic[R]):
             StoreUnavailableError: The store is closed, or this process is a fork of the one that opened it.
         """
         self._check()
-        job = _Job[R, T](work)
+        job: _Job[R, T] = _Job(work)
         self._queue.put(job.run)
         return await job.answer()
 
@@ -118,12 +118,13 @@ class Lane(Generic[R]):
         """Run what is queued, close the resource and end the thread."""
         if self._closed:
             return
-        job = _Job[R, None](lambda resource: resource.close())
         self._closed = True
-        if self._pid == os.getpid():
-            self._queue.put(job.run)
-            self._queue.put(None)
-            await job.answer()
+        if os.getpid() != self._pid:
+            return  # the thread, and the connection in it, stayed in the parent
+        job: _Job[R, None] = _Job(_close)
+        self._queue.put(job.run)
+        self._queue.put(None)
+        await job.answer()
 
     def _check(self) -> None:
         if self._closed:
@@ -149,6 +150,14 @@ class Lane(Generic[R]):
             except Exception:
                 log.exception("The upkeep of %s failed", resource.url)
                 patience = _PATIENCE_AFTER_FAILURE_SECONDS
+
+
+def _open(resource: Resource) -> None:
+    resource.open()
+
+
+def _close(resource: Resource) -> None:
+    resource.close()
 
 
 def _nothing(_: object) -> None:

@@ -15,5 +15,5 @@ SELECT
 FROM json_each(:ids) AS wanted
 CROSS JOIN executions AS e ON e.id = wanted.value
 LEFT JOIN payloads AS p ON p.execution_id = e.id AND p.run = e.run
-WHERE e.owner = :worker_id
+WHERE +e.owner = :worker_id
 ORDER BY wanted.key
