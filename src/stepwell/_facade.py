@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
 from stepwell.errors import WorkflowCodeError
@@ -20,7 +21,7 @@ class Portal:
         self._connect = connect
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
-        self._stop: Callable[[], None] | None = None
+        self._stop: Callable[[], object] | None = None
 
     def entered(self, loop: asyncio.AbstractEventLoop) -> None:
         """The app is open in this loop."""
@@ -52,7 +53,7 @@ class Portal:
         async def serve() -> None:
             loop = asyncio.get_running_loop()
             stop = asyncio.Event()
-            self._stop = lambda: loop.call_soon_threadsafe(stop.set)
+            self._stop = partial(loop.call_soon_threadsafe, stop.set)
             try:
                 async with self._connect():
                     ready.set_result(None)

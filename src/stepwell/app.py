@@ -6,12 +6,12 @@ import asyncio
 import inspect
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Protocol, TypeVar, overload
+from typing import Any, Final, NamedTuple, Protocol, TypeVar, overload
 
 from stepwell._engine.definition import Definition, Options
 from stepwell._engine.executor import ThreadExecutor
@@ -32,7 +32,7 @@ from stepwell.execution import Execution, ExecutionList
 from stepwell.ids import Ids, Rng, check_id
 from stepwell.retry import RetryPolicy, resolve
 from stepwell.step import Step, SyncStep
-from stepwell.store.open import open_store, resolve_url
+from stepwell.store.open import OpenStore, open_store, resolve_url
 from stepwell.types import Status
 from stepwell.workflow import Workflow, execution_filter
 
@@ -163,6 +163,8 @@ class App:
     @overload
     def workflow(
         self,
+        fn: None = None,
+        /,
         *,
         name: str | None = None,
         retries: int | RetryPolicy | None = None,
@@ -173,7 +175,7 @@ class App:
     @overload
     def workflow(
         self,
-        name: str | None = None,
+        name: str,
         /,
         *,
         retries: int | RetryPolicy | None = None,
@@ -266,7 +268,7 @@ class App:
     @contextmanager
     def overridden(
         self, *, database: str, clock: Clock, stubs: Mapping[str, Callable[..., Any]]
-    ) -> Iterator[None]:
+    ) -> Generator[None]:
         """Use another database, clock and step bodies for a while; what `stepwell.testing` stands on.
 
         Args:
@@ -282,7 +284,7 @@ class App:
             self._database, self._clock, self._stubs = before
 
     @asynccontextmanager
-    async def connected(self) -> AsyncIterator[App]:
+    async def connected(self) -> AsyncGenerator[App]:
         """Connect without a worker: trigger, look, wait and cancel; others execute."""
         async with self._open() as _:
             yield self
@@ -290,7 +292,7 @@ class App:
     @asynccontextmanager
     async def running(
         self, *, concurrency: int = DEFAULT_CONCURRENCY, drain_timeout: Duration = "10 seconds"
-    ) -> AsyncIterator[Worker]:
+    ) -> AsyncGenerator[Worker]:
         """Connect, and execute workflows in this event loop.
 
         Args:
@@ -318,7 +320,12 @@ class App:
                         restore()
                         session.executor.close()
 
-    def execute(self, workflow: Workflow[In, Out], input: In | None = None, /) -> Out:
+    @overload
+    def execute(self, workflow: Workflow[None, Out], input: None = None, /) -> Out: ...
+    @overload
+    def execute(self, workflow: Workflow[In, Out], input: In, /) -> Out: ...
+
+    def execute(self, workflow: Workflow[Any, Out], input: Any = None, /) -> Out:
         """Start one execution, run it to its end in this thread, and give its output or raise its error.
 
         Raises:
@@ -337,13 +344,13 @@ class App:
             return await (await workflow.trigger(input)).result()
 
     @asynccontextmanager
-    async def _open(self) -> AsyncIterator[_Session]:
+    async def _open(self) -> AsyncGenerator[_Session]:
         if self._client is not None:
             raise ConfigError(f"App {self.name!r} is open already. Open it once, and use it everywhere.")
         url = self.database
         log.info("Database: %s", url)
         async with open_store(url, clock=self._clock) as store:
-            session = _Session(self, store)
+            session = self._session(store)
             self._client = session.client
             self.portal.entered(asyncio.get_running_loop())
             try:
@@ -353,6 +360,20 @@ class App:
                 self._client = None
                 session.client.close()
                 await session.journal.close()
+
+    def _session(self, store: OpenStore) -> _Session:
+        ids, errors, journal = Ids(self._clock, self._rng), ErrorRegistry(self._errors), Journal(store)
+        client = Client(
+            store=store,
+            reader=store,
+            journal=journal,
+            clock=self._clock,
+            ids=ids,
+            errors=errors,
+            payload_limit=self._payload_limit,
+            portal=lambda make: self.portal.call("A *_sync method", make),
+        )
+        return _Session(store, ids, errors, journal, ThreadExecutor(self._threads), client)
 
     def _worker(self, session: _Session, env: Env, concurrency: int) -> Worker:
         return Worker(
@@ -431,25 +452,15 @@ class App:
         return await self.client.list_executions(query)
 
 
-class _Session:
+class _Session(NamedTuple):
     """What is open while an app is open."""
 
-    def __init__(self, app: App, store: Any) -> None:
-        self.store = store
-        self.ids = Ids(app._clock, app._rng)  # noqa: SLF001 - the same module
-        self.errors = ErrorRegistry(app._errors)  # noqa: SLF001
-        self.journal = Journal(store)
-        self.executor = ThreadExecutor(app._threads)  # noqa: SLF001
-        self.client = Client(
-            store=store,
-            reader=store,
-            journal=self.journal,
-            clock=app._clock,  # noqa: SLF001
-            ids=self.ids,
-            errors=self.errors,
-            payload_limit=app._payload_limit,  # noqa: SLF001
-            portal=lambda make: app.portal.call("A *_sync method", make),
-        )
+    store: OpenStore
+    ids: Ids
+    errors: ErrorRegistry
+    journal: Journal
+    executor: ThreadExecutor
+    client: Client
 
 
 def _step_of(runner: Runner) -> Step | SyncStep:

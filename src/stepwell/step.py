@@ -10,7 +10,7 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
-from typing import Any, Final, Literal, NoReturn, ParamSpec, TypeVar, TypeVarTuple, cast, overload
+from typing import Any, Final, Literal, ParamSpec, TypeVar, TypeVarTuple, cast, overload
 
 from stepwell._engine.body import BodyWork
 from stepwell._engine.bridge import Mailbox, Strand, call_from_thread, carried, strand
@@ -718,7 +718,9 @@ class _SyncDo:
         @functools.wraps(fn)
         def run(*args: P.args, **kwargs: P.kwargs) -> T:
             bound: Callable[..., Any] = functools.partial(fn, **kwargs) if kwargs else fn
-            return self._step.run(self._name, bound, *args, **self._options)
+            call: Any = self._step.run
+            result: Any = call(self._name, bound, *args, **self._options)
+            return result
 
         return run
 

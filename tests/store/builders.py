@@ -8,6 +8,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec.structs import replace
+
 from stepwell.clock import ManualClock, to_us
 from stepwell.store.open import OpenStore
 from stepwell.store.records import Claimed, ExecutionRow, WorkerRow
@@ -46,11 +48,14 @@ class SteppingClock(ManualClock):
 class FakePulse:
     def __init__(self, *, beating: bool = True) -> None:
         self.beating = beating
+        self.broken = False
         self.asked = 0
         self.is_lost = False
 
     def is_beating(self) -> bool:
         self.asked += 1
+        if self.broken:
+            raise RuntimeError("the pulse is broken")
         return self.beating
 
     def lost(self) -> None:
@@ -62,28 +67,12 @@ def worker(id: str = "w", *, boot_id: str = "boot") -> WorkerRow:
 
 
 def new(id: str = "e", workflow: str = "wf", **fields: Any) -> NewExecution:
-    return NewExecution(**{"id": id, "workflow": workflow, "input": INPUT, "created_at": NOW, **fields})
+    return replace(NewExecution(id, workflow, INPUT, NOW), **fields)
 
 
 def step(id: str = "e", path: str = "a", epoch: int = 1, **fields: Any) -> StepFinished:
-    return StepFinished(
-        **{
-            "execution_id": id,
-            "epoch": epoch,
-            "run": 1,
-            "path": path,
-            "seq": 1,
-            "kind": "run",
-            "status": "completed",
-            "attempt": 1,
-            "input": "[]",
-            "output": "1",
-            "error": None,
-            "started_at": NOW + 1,
-            "finished_at": NOW + 2,
-            **fields,
-        }
-    )
+    done = StepFinished(id, epoch, 1, path, 1, "run", "completed", 1, "[]", "1", None, NOW + 1, NOW + 2)
+    return replace(done, **fields)
 
 
 def started(id: str = "e", path: str = "a", epoch: int = 1, attempt: int = 1) -> StepStarted:
@@ -105,19 +94,7 @@ def parked(id: str = "e", epoch: int = 1, status: str = "sleeping", wake_at: int
 
 
 def finished(id: str = "e", epoch: int = 1, status: str = "completed", **fields: Any) -> Finished:
-    return Finished(
-        **{
-            "execution_id": id,
-            "epoch": epoch,
-            "run": 1,
-            "status": status,
-            "output": '"done"',
-            "error": None,
-            "reason": None,
-            "finished_at": NOW + 3,
-            **fields,
-        }
-    )
+    return replace(Finished(id, epoch, 1, status, '"done"', None, None, NOW + 3), **fields)
 
 
 async def register(store: OpenStore, id: str = "w", **fields: Any) -> FakePulse:
@@ -154,6 +131,7 @@ async def get(store: OpenStore, id: str = "e") -> ExecutionRow:
 
 
 async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Wait for what no event tells: something in another thread."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from stepwell.errors import SerializationError
+from stepwell.errors import InvalidInputError, SerializationError
 from stepwell.store.open import OpenStore
 from stepwell.store.records import ClaimResult, Owned, Taken
 from stepwell.store.transitions import (
@@ -93,10 +95,10 @@ async def test_chosen_id_sent_again_is_told_the_same(store: OpenStore) -> None:
     [({}, True), ({"input": "2"}, False), ({"workflow": "other"}, False)],
     ids=["same", "input", "workflow"],
 )
-async def test_chosen_id_of_another_request_exists(store: OpenStore, other: dict[str, str], same: bool) -> None:
+async def test_chosen_id_of_another_request_exists(store: OpenStore, other: dict[str, Any], same: bool) -> None:
     await apply(store, Triggered(new(request="r1", tags=("kept",))), by=None)
 
-    verdicts = await apply(store, Triggered(new(**{"request": "r2", "tags": ("lost",), **other})), by=None)
+    verdicts = await apply(store, Triggered(new(request="r2", tags=("lost",), **other)), by=None)
 
     assert verdicts == [Exists("e", same=same)]
     assert (await get(store)).tags == ("kept",)
@@ -519,6 +521,15 @@ async def test_refusal_holds_across_a_data_error(store: OpenStore) -> None:
     verdicts = await apply(store, step("e"), bad, step("f"), finished("e"), step("e", "b"))
 
     assert [verdicts[index] for index in (0, 2, 3, 4)] == [Refused("e"), None, Refused("e"), Refused("e")]
+
+
+async def test_values_that_nobody_can_store_are_refused(store: OpenStore) -> None:
+    await queue(store, "e")
+
+    for call in (store.execution("\ud800"), store.cancel("e", reason="\ud800", now=NOW), store.owned("\ud800")):
+        with pytest.raises(InvalidInputError, match="cannot take this value"):
+            await call
+    assert (await get(store)).status == "queued"
 
 
 # Claiming

@@ -193,7 +193,7 @@ async def test_clash_with_another_programs_table_changes_nothing(tmp_path: Path,
         connection.execute(f"INSERT INTO {table.partition(' ')[0]} VALUES ('x')")
     before = tables(path)
 
-    with pytest.raises(StoreUnavailableError, match="another program's|already exists"):
+    with pytest.raises(StoreUnavailableError, match=r"another program's|already exists"):
         await opens(f"sqlite:///{path}")
 
     assert tables(path) == before
@@ -271,10 +271,14 @@ def test_migrations_are_numbered_without_a_gap(monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / "migrations").mkdir()
     for name in ("0001_a.sql", "0003_c.sql", "README"):
         (tmp_path / "migrations" / name).write_text("SELECT 1;")
-    monkeypatch.setattr(migrate, "files", lambda _: tmp_path)
+
+    def files(package: str) -> Path:
+        return tmp_path / package
+
+    monkeypatch.setattr(migrate, "files", files)
 
     with pytest.raises(ValueError, match=r"got \[1, 3\]"):
-        load_migrations("somewhere")
+        load_migrations(".")
 
 
 def test_scripts_are_split_at_semicolons_that_end_a_line() -> None:

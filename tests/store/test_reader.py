@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from stepwell.errors import InvalidInputError
 from stepwell.store.open import OpenStore
@@ -34,7 +35,7 @@ async def page_ids(store: OpenStore, **filters: Any) -> list[str]:
     ids: list[str] = []
     cursor: str | None = None
     while True:
-        page = await store.executions(ExecutionFilter(**{"limit": 2, **filters}, cursor=cursor))
+        page = await store.executions(replace(ExecutionFilter(limit=2, cursor=cursor), **filters))
         assert len(page.rows) <= filters.get("limit", 2)
         ids += [row.id for row in page.rows]
         cursor = page.next_cursor
@@ -48,8 +49,7 @@ async def fill(store: OpenStore) -> None:
     for index in range(7):
         tags = tuple(tag for tag, every in (("two", 2), ("three", 3)) if index % every == 0)
         workflow = "wf" if index < 5 else "other"
-        fields = {"created_at": NOW + index // 2, "workflow": workflow, "tags": tags, "owner": "w"}
-        await apply(store, Triggered(new(f"a{index}", **fields)))
+        await apply(store, Triggered(new(f"a{index}", workflow, created_at=NOW + index // 2, tags=tags, owner="w")))
     await apply(store, finished("a1", status="failed"), finished("a3", status="failed"), finished("a6"))
 
 
@@ -127,8 +127,7 @@ async def test_lists_carry_no_payloads(store: OpenStore) -> None:
 
 
 def without_payloads(row: ExecutionRow) -> ExecutionRow:
-    fields = {name: getattr(row, name) for name in row.__struct_fields__}
-    return ExecutionRow(**{**fields, "input": None, "output": None, "error": None})
+    return replace(row, input=None, output=None, error=None)
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1_001])

@@ -123,7 +123,7 @@ class Call:
             for future in self.waiters:
                 if not future.done():
                     future.set_result(None)
-            self.waiters = None
+            self.waiters.clear()
 
 
 current: Final[contextvars.ContextVar[Call]] = contextvars.ContextVar("stepwell_call")

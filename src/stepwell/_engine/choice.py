@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from stepwell._engine.call import Call, Work
 from stepwell._engine.failure import record_error
@@ -78,7 +78,7 @@ class Choice:
 class WithinWork(Choice):
     """One branch against a stored deadline."""
 
-    kind: Final = "within"  # pyright: ignore[reportIncompatibleVariableOverride] - each choice has its own kind
+    kind = "within"
 
     def __init__(self, branch: Branch[Any], seconds: float, lose: Callable[[str], None] | None = None) -> None:
         super().__init__({"": branch}, lose)
@@ -134,7 +134,7 @@ class WithinWork(Choice):
 class RaceWork(Choice):
     """Branches against each other; the first to end wins, whether it returns or raises."""
 
-    kind: Final = "race"  # pyright: ignore[reportIncompatibleVariableOverride] - each choice has its own kind
+    kind = "race"
 
     def value_of(self, call: Call, text: str) -> Awaitable[object]:
         return self._winner(json.loads(text))

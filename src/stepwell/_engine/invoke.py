@@ -224,10 +224,11 @@ async def _wait_for(call: Call) -> None:
     try:
         await future
     except asyncio.CancelledError:
-        if call.waiters is not None and future in call.waiters:
-            call.waiters.remove(future)
+        waiters = call.waiters
+        if future in waiters:
+            waiters.remove(future)
         worker = call.worker
-        if not call.waiters and worker is not None and not worker.done() and call.outcome is None:
+        if not waiters and worker is not None and not worker.done() and call.outcome is None:
             call.cut = True
             worker.cancel()
             await asyncio.wait([worker])

@@ -61,5 +61,5 @@ class LoopPulse:
         self._handle = self._loop.call_later(TICK_SECONDS, self._tick)
 
     def _stack(self) -> str:
-        frame = sys._current_frames().get(self._thread)  # noqa: SLF001 - the documented way to see another thread's stack
+        frame = sys._current_frames().get(self._thread)  # pyright: ignore[reportPrivateUsage] - documented, whatever its name says
         return "".join(traceback.format_stack(frame)) if frame is not None else "(no stack)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final
@@ -71,7 +71,7 @@ class Tester:
 @asynccontextmanager
 async def testing(
     app: App, *, database: str = "sqlite://", start: datetime | None = None, concurrency: int = 1_000
-) -> AsyncIterator[Tester]:
+) -> AsyncGenerator[Tester]:
     """Run an app for a test, in this event loop.
 
     Args:

@@ -47,13 +47,14 @@ def _insert_all(
 ) -> Exists | None:
     ids = msgspec.json.encode([execution.id for execution in executions]).decode()
     found = connection.execute(query("execution_taken"), {"ids": ids}).fetchall()
-    taken = {id: _Taken(request, workflow, input) for id, request, workflow, input in found}
+    stored = {id: _Taken(request, workflow, input) for id, request, workflow, input in found}
+    taken = dict(stored)
     repeated = False
     for execution in executions:
         row = taken.get(execution.id)
         if row is None:
             taken[execution.id] = _Taken(execution.request, execution.workflow, execution.input)
-        elif _is_repeat(execution, row) and execution.id in {id for id, *_ in found}:
+        elif _is_repeat(execution, row) and execution.id in stored:
             repeated = True
         else:
             return Exists(execution.id, same=_is_same(execution, row))

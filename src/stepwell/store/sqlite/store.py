@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
@@ -12,6 +13,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 import msgspec
 
 from stepwell.clock import Clock
+from stepwell.errors import InvalidInputError
 from stepwell.ids import Rng
 from stepwell.store.protocol import Pulse
 from stepwell.store.records import (
@@ -29,7 +31,7 @@ from stepwell.store.records import (
 from stepwell.store.sqlite import read, taking
 from stepwell.store.sqlite.apply import apply
 from stepwell.store.sqlite.claim import claim, load
-from stepwell.store.sqlite.connection import url_of
+from stepwell.store.sqlite.connection import DATA_ERRORS, url_of
 from stepwell.store.sqlite.lane import Lane, log
 from stepwell.store.sqlite.reader import Reader
 from stepwell.store.sqlite.writer import Writer, run_query
@@ -168,15 +170,17 @@ class SqliteStore:
     async def _transact(
         self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        return await self._writing.run(
-            lambda writer: writer.transact(lambda connection: work(connection, *args, **kwargs))
-        )
+        with _naming_bad_values():
+            return await self._writing.run(
+                lambda writer: writer.transact(lambda connection: work(connection, *args, **kwargs))
+            )
 
     async def _read(
         self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         lane: Lane[Reader] | Lane[Writer] = self._reading if self._reading is not None else self._writing
-        return await lane.run(lambda resource: resource.read(lambda connection: work(connection, *args, **kwargs)))
+        with _naming_bad_values():
+            return await lane.run(lambda resource: resource.read(lambda connection: work(connection, *args, **kwargs)))
 
     def _watch(self, subscribers: tuple[_Subscriber, ...]) -> None:
         self._subscribers = subscribers
@@ -206,6 +210,14 @@ class _Subscriber:
     def _call(self) -> None:
         if self._active:
             self._callback()
+
+
+@contextmanager
+def _naming_bad_values() -> Generator[None]:
+    try:
+        yield
+    except DATA_ERRORS as error:
+        raise InvalidInputError(f"The database cannot take this value: {error}.") from error
 
 
 def _finished(connection: sqlite3.Connection, ids: list[str]) -> list[str]:

@@ -114,7 +114,7 @@ class Writer:
             self._commits = 0
             if now - self._neighbour_seen_at < _NEIGHBOUR_MEMORY_US:
                 time.sleep(_NAP_SECONDS)
-        return POLL_SECONDS if self.watched or self.leases else None
+        return POLL_SECONDS if self.leases or (self.watched and self._path is not None) else None
 
     def _look_for_changes(self) -> None:
         if self._path is None or self._connection is None:

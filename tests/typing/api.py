@@ -1,0 +1,183 @@
+"""Checked by pyright, never run: types carry through the whole API.
+
+A line with a `pyright: ignore` proves that the mistake on it is found: an ignore that is not needed is an error itself.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypedDict, assert_type
+from uuid import UUID
+
+from stepwell import App, Execution, ExecutionInfo, ExecutionList, RetryPolicy, Status, Step, StepInfo, SyncStep, Workflow, current_step
+
+
+@dataclass
+class Order:
+    id: str
+    total: int
+
+
+@dataclass
+class Payment:
+    id: str
+
+
+@dataclass
+class Receipt:
+    order: str
+    payment: str
+
+
+class Row(TypedDict):
+    id: str
+
+
+@dataclass
+class Resources:
+    db: str
+
+
+app = App("typed", retries=5, strict_names=True)
+
+
+@app.resource
+async def db() -> AsyncGenerator[str]:
+    yield "connection"
+
+
+async def charge(order: Order) -> Payment:
+    return Payment(order.id)
+
+
+def ship(payment_id: str, express: bool) -> int:
+    return len(payment_id) + express
+
+
+def untyped(value):  # pyright: ignore[reportMissingParameterType, reportUnknownParameterType]
+    return value  # pyright: ignore[reportUnknownVariableType]
+
+
+@app.workflow(retries=3, timeout="1 hour", tags=["orders"])
+async def order_processing(step: Step, order: Order) -> Receipt:
+    payment = await step.run("charge", charge, order, retries=10, timeout="30 seconds")
+    assert_type(payment, Payment)
+    assert_type(await step.run("ship", ship, payment.id, True), int)
+    assert_type(await step.run("later", functools.partial(ship, express=False), payment.id), int)
+    assert_type(await step.run("row", untyped, 1, returns=Row), Row)  # pyright: ignore[reportUnknownArgumentType]
+    await step.run("charge", charge, 5)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await step.run("ship", ship, payment.id)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await step.sleep("nap", "30 seconds")
+    await step.sleep(timedelta(seconds=3))
+    await step.sleep_until("morning", datetime.now(UTC))
+    assert_type(await step.within("soon", 10, step.run("charge-again", charge, order)), Payment)
+    assert_type(await step.now("now"), datetime)
+    assert_type(step.uuid("id"), UUID)
+    assert_type(step.random("dice"), float)
+    assert_type(step.idempotency_key, str)
+    assert_type(current_step().attempt, int)
+    await step.progress("half", fraction=0.5)
+    key, winner = await step.race("first", a=step.run("a", charge, order), b=step.run("b", charge, order))
+    assert_type(key, str)
+    assert_type(winner, Payment)
+
+    @step.do("confirm", retries=1)
+    async def confirm(text: str) -> int:
+        return len(text)
+
+    @step.do("count")
+    def count(text: str) -> int:
+        return len(text)
+
+    assert_type(await confirm("x"), int)
+    assert_type(await count("x"), int)
+    await confirm(1)  # pyright: ignore[reportArgumentType]
+    return Receipt(order.id, payment.id)
+
+
+@order_processing.on_error
+async def release(step: Step, order: Order, error: BaseException) -> None:
+    await step.run("release", charge, order)
+
+
+@app.workflow
+async def nightly(step: Step) -> int:
+    return 1
+
+
+@app.workflow("named")
+async def other(step: Step, text: str) -> None: ...
+
+
+@app.workflow
+async def with_env(step: Step, order: Order, *, env: Resources) -> str:
+    return env.db
+
+
+@app.workflow
+async def only_env(step: Step, *, env: Resources) -> str:
+    return env.db
+
+
+@app.workflow
+def blocking(step: SyncStep, order: Order) -> Receipt:
+    payment = step.run("charge", charge, order)
+    assert_type(payment, Payment)
+    assert_type(step.run("ship", ship, payment.id, False), int)
+    step.run("ship", ship, 1)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    step.sleep("nap", 1)
+    assert_type(step.now("now"), datetime)
+    assert_type(step.race("first", a=lambda: 1, b=lambda: 2), tuple[str, int])
+
+    @step.do("count")
+    def count(text: str) -> int:
+        return len(text)
+
+    assert_type(count("x"), int)
+    return Receipt(order.id, payment.id)
+
+
+@app.workflow(retries=RetryPolicy(retries=2, delay="1 second"))
+def blocking_with_env(step: SyncStep, order: Order, *, env: Resources) -> str:
+    return env.db
+
+
+async def use() -> None:
+    assert_type(order_processing, Workflow[Order, Receipt])
+    assert_type(nightly, Workflow[None, int])
+    assert_type(other, Workflow[str, None])
+    assert_type(with_env, Workflow[Order, str])
+    assert_type(only_env, Workflow[None, str])
+    assert_type(blocking, Workflow[Order, Receipt])
+    assert_type(blocking_with_env, Workflow[Order, str])
+    async with app.running():
+        execution = await order_processing.trigger(Order("a", 1))
+        assert_type(execution, Execution[Receipt])
+        assert_type(await execution.result(), Receipt)
+        assert_type(await (await order_processing.trigger(Order("a", 1), id="x", delay="1 h")).result(), Receipt)
+        assert_type(await execution.status(), Status)
+        assert_type(await execution.info(), ExecutionInfo)
+        assert_type(await execution.steps(), list[StepInfo])
+        assert_type(await (await nightly.trigger()).result(), int)
+        assert_type(await order_processing.trigger_many([Order("a", 1)]), list[Execution[Receipt]])
+        assert_type(await order_processing.list_executions(status="failed"), ExecutionList)
+        assert_type(order_processing.get_execution("x"), Execution[Receipt])
+        assert_type(app.get_execution("x"), Execution[Any])
+        async for info in execution.watch():
+            assert_type(info, ExecutionInfo)
+        await order_processing.trigger("wrong")  # pyright: ignore[reportArgumentType]
+        await order_processing.trigger()  # pyright: ignore[reportCallIssue]
+        await nightly.trigger(5)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        await order_processing.list_executions(status="done")  # pyright: ignore[reportArgumentType]
+
+
+def use_sync() -> None:
+    assert_type(order_processing.trigger_sync(Order("a", 1)), Execution[Receipt])
+    assert_type(order_processing.trigger_sync(Order("a", 1)).result_sync(), Receipt)
+    assert_type(app.execute(order_processing, Order("a", 1)), Receipt)
+    assert_type(app.execute(nightly), int)
+    app.execute(order_processing, "wrong")  # pyright: ignore[reportCallIssue, reportArgumentType]
+    app.execute(order_processing)  # pyright: ignore[reportArgumentType]
