@@ -17,11 +17,12 @@ from stepwell._engine.definition import Definition, Options
 from stepwell._engine.executor import ThreadExecutor
 from stepwell._engine.failure import ErrorRegistry
 from stepwell._engine.journal import Journal
+from stepwell._engine.outcome import Completed, Failed, Stop
 from stepwell._engine.runner import Runner
 from stepwell._engine.strands import install
 from stepwell._facade import Portal
 from stepwell._worker.worker import Worker
-from stepwell.client import Client
+from stepwell.client import Client, Ending
 from stepwell.clock import Clock, SystemClock
 from stepwell.config.load import load_config
 from stepwell.duration import Duration
@@ -394,7 +395,7 @@ class App:
             payload_limit=self._payload_limit,
             strict_names=self._strict_names,
             record_arguments=self._record_arguments,
-            on_ended=session.client.ended,
+            on_ended=lambda id, stop: session.client.ended(id, _ending_of(stop)),
             version=_version(),
         )
 
@@ -465,6 +466,16 @@ class _Session(NamedTuple):
 
 def _step_of(runner: Runner) -> Step | SyncStep:
     return Step(runner) if runner.definition.is_async else SyncStep(runner)
+
+
+def _ending_of(stop: Stop) -> Ending | None:
+    match stop:
+        case Completed(text):
+            return Ending("completed", text)
+        case Failed(error):
+            return Ending("failed", error)
+        case _:
+            return None
 
 
 def _bytes(value: str | int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from stepwell._engine.background import start
 from stepwell._engine.call import current
@@ -250,42 +250,45 @@ class Client:
     async def result(self, execution_id: str, codec: Codec | None, timeout: Duration | None) -> Any:
         """Wait for the end; the output, or the error that says how it ended."""
         if timeout is None:
-            row = await self._ended(execution_id)
+            ending = await self._ended(execution_id)
         else:
             seconds = to_us(timeout, what="timeout") / 1_000_000
             try:
                 async with asyncio.timeout(seconds):
-                    row = await self._ended(execution_id)
+                    ending = await self._ended(execution_id)
             except TimeoutError:
                 raise TimeoutError(f"Execution {execution_id!r} has not ended within {seconds:g} s.") from None
-        return self._output(row, codec)
+        return self._output(execution_id, ending, codec)
 
-    async def _ended(self, execution_id: str) -> ExecutionRow:
-        resident = self.worker is not None and self.worker.is_resident(execution_id)
-        if not resident and (row := await self.row(execution_id)).status in TERMINAL:
-            return row
-        while True:
-            await self._endings.wait(execution_id)
+    async def _ended(self, execution_id: str) -> Ending:
+        if self.worker is None or not self.worker.is_resident(execution_id):
             row = await self.row(execution_id)
             if row.status in TERMINAL:
-                return row
+                return _ending_of(row)
+        while True:
+            # The worker in this process tells the ending itself; of others we only hear that there is one.
+            told = await self._endings.wait(execution_id)
+            if told is not None:
+                return told
+            row = await self.row(execution_id)
+            if row.status in TERMINAL:
+                return _ending_of(row)
 
-    def ended(self, execution_id: str) -> None:
-        """Told by the worker in this process."""
-        self._endings.tell(execution_id)
-        self.changed()
+    def ended(self, execution_id: str, ending: Ending | None) -> None:
+        """Told by the worker in this process; None when the execution only left it."""
+        self._endings.tell(execution_id, ending)
 
-    def _output(self, row: ExecutionRow, codec: Codec | None) -> Any:
-        match row.status:
+    def _output(self, execution_id: str, ending: Ending, codec: Codec | None) -> Any:
+        match ending.status:
             case "completed":
-                return (codec or _UNTYPED).decode(row.output or "null")
+                return (codec or _UNTYPED).decode(ending.text or "null")
             case "cancelled":
-                raise ExecutionCancelledError(row.id, row.reason)
+                raise ExecutionCancelledError(execution_id, ending.text)
             case "aborted":
-                raise ExecutionAbortedError(row.id, row.reason)
+                raise ExecutionAbortedError(execution_id, ending.text)
             case _:
-                error = row.error or "{}"
-                raise ExecutionFailedError(row.id, *error_summary(error)) from self._errors.restore(error)
+                error = ending.text or "{}"
+                raise ExecutionFailedError(execution_id, *error_summary(error)) from self._errors.restore(error)
 
     async def cancel(self, execution_id: str, reason: str | None) -> None:
         """See Execution.cancel."""
@@ -296,7 +299,8 @@ class Client:
             raise InvalidTransitionError(execution_id, "cancel", taken.status)
         if self.worker is not None and taken.owner == self.worker.worker_id:
             self.worker.taken(execution_id)
-        self.ended(execution_id)
+        self.ended(execution_id, None)
+        self.changed()
 
     def changed(self) -> None:
         """Something in this process has changed the database."""
@@ -308,25 +312,37 @@ class Client:
         self.changed()
 
 
+class Ending(NamedTuple):
+    """How an execution ended: `text` is the output, the recorded error, or the reason."""
+
+    status: str
+    text: str | None
+
+
+def _ending_of(row: ExecutionRow) -> Ending:
+    text = {"completed": row.output, "failed": row.error}.get(row.status, row.reason)
+    return Ending(row.status, text)
+
+
 class Endings:
     """Who waits for the end of which execution; one shared query for all of them."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+        self._waiting: dict[str, list[asyncio.Future[Ending | None]]] = {}
         self._looking: asyncio.Task[None] | None = None
         self._again = False
         self._timer: asyncio.TimerHandle | None = None
 
-    async def wait(self, execution_id: str) -> None:
-        """Return when the execution seems to have ended."""
+    async def wait(self, execution_id: str) -> Ending | None:
+        """Return when the execution seems to have ended, with its ending if that is known."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+        future: asyncio.Future[Ending | None] = loop.create_future()
         self._waiting.setdefault(execution_id, []).append(future)
         if self._timer is None:
             self._timer = loop.call_later(POLL_SECONDS, self._poll)
         try:
-            await future
+            return await future
         finally:
             left = [other for other in self._waiting.get(execution_id, ()) if other is not future]
             if left:
@@ -334,11 +350,11 @@ class Endings:
             else:
                 self._waiting.pop(execution_id, None)
 
-    def tell(self, execution_id: str) -> None:
-        """The execution has ended."""
+    def tell(self, execution_id: str, ending: Ending | None = None) -> None:
+        """The execution has ended, or so it seems."""
         for future in self._waiting.pop(execution_id, ()):
             if not future.done():
-                future.set_result(None)
+                future.set_result(ending)
 
     def look(self) -> None:
         """Ask the database for all that are awaited."""

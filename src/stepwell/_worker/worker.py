@@ -71,7 +71,7 @@ class Worker:
         payload_limit: int,
         strict_names: bool,
         record_arguments: bool,
-        on_ended: Callable[[str], object],
+        on_ended: Callable[[str, Stop], object],
         version: str,
     ) -> None:
         self.clock = clock
@@ -263,7 +263,7 @@ class Worker:
             case Park(wake_at, _):
                 self._look_at(wake_at)
             case Completed() | Failed() | Lost():
-                self._on_ended(runner.id)
+                self._on_ended(runner.id, stop)
             case Release(wake_at, _):
                 self._look_at(wake_at)
         if self._backlog and not self._draining:
