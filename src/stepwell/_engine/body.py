@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 from types import CodeType
 from typing import Any, Final, NamedTuple, cast
 
+from msgspec import Struct
+
 from stepwell._engine.bridge import Mailbox
 from stepwell._engine.call import Call, Work, current
 from stepwell._engine.failure import record_error
@@ -35,49 +37,42 @@ class Attempt(NamedTuple):
     error: BaseException | None
 
 
-class BodyWork:
-    """The body of a step with its options."""
+class BodyWork(Struct, gc=False):
+    """The body of a step with its options.
 
-    __slots__ = ("_args", "_codec", "_executor", "_fn", "_input", "_mailbox", "_policy", "_timeout")
+    The garbage collector does not follow it: there is one for each step in memory. Whoever drops an execution must
+    therefore take its calls apart, as its arguments may lead back to it.
+    """
 
-    kind = "run"
+    fn: Callable[..., Any]
+    args: tuple[object, ...]
+    codec: Codec
+    policy: RetryPolicy
+    timeout: int | None
+    input: str | None
+    executor: concurrent.futures.Executor | None
+    mailbox: Mailbox | None
 
-    def __init__(
-        self,
-        fn: Callable[..., object],
-        args: tuple[object, ...],
-        codec: Codec,
-        policy: RetryPolicy,
-        timeout: int | None,
-        input: str | None,
-        executor: concurrent.futures.Executor | None,
-        mailbox: Mailbox | None,
-    ) -> None:
-        self._fn = fn
-        self._args = args
-        self._codec = codec
-        self._policy = policy
-        self._timeout = timeout
-        self._input = input
-        self._executor = executor
-        self._mailbox = mailbox
+    @property
+    def kind(self) -> str:
+        return "run"
 
     def value_of(self, call: Call, text: str) -> object:
         try:
-            return self._codec.decode(text)
+            return self.codec.decode(text)
         except SerializationError as error:
             raise call.runner.mismatch(call.path, f"recorded a result that does not fit the code any more ({error})") from error
 
     def same_as(self, other: Work) -> bool:
         return (
             isinstance(other, BodyWork)
-            and _identity(self._fn) == _identity(other._fn)
-            and self._input == other._input
+            and _identity(self.fn) == _identity(other.fn)
+            and self.input == other.input
         )
 
     async def perform(self, call: Call, record: HistoryRow | None) -> Outcome:
         runner = call.runner
-        call.input = self._input
+        call.input = self.input
         if record is not None:
             call.attempt = record.attempt
             if record.status == "retrying":
@@ -99,6 +94,7 @@ class BodyWork:
                     raise
                 if verdict is None and runner.stop is None:
                     call.kept = (attempt.value,)
+                    self.args = ()
                     return outcome
                 error = await self._refused(call, verdict)
             wait = self._delay(call, error)
@@ -117,16 +113,16 @@ class BodyWork:
         call.closed = call.timed_out = False
         call.started_at = bodies[call] = runner.clock.now()
         deadline = None
-        if self._timeout is not None:
-            deadline = runner.host.deadlines.at(call.started_at + self._timeout, functools.partial(_time_out, call, task))
+        if self.timeout is not None:
+            deadline = runner.host.deadlines.at(call.started_at + self.timeout, functools.partial(_time_out, call, task))
         token = current.set(call)
         runner.open_bodies += 1
         error: BaseException | None = None
         text: str = ""
         value: object = None
         try:
-            if is_async(self._fn):
-                value = await cast("Awaitable[object]", self._fn(*self._args))
+            if is_async(self.fn):
+                value = await cast("Awaitable[object]", self.fn(*self.args))
             else:
                 value = await self._run_blocking(call)
         except GeneratorExit:
@@ -146,7 +142,7 @@ class BodyWork:
         if call.timed_out:
             task.uncancel()
             if error is not None and task.cancelling() <= cancels:
-                error = StepTimeoutError(call.path, cast("int", self._timeout) / 1_000_000)
+                error = StepTimeoutError(call.path, cast("int", self.timeout) / 1_000_000)
         if isinstance(error, asyncio.CancelledError) and (call.cut or task.cancelling() > cancels):
             await _cancel_children(call)
             raise error
@@ -154,7 +150,7 @@ class BodyWork:
             if call.has_children:
                 await _wait_for_children(call)
             try:
-                text, value = self._codec.snapshot(value)
+                text, value = self.codec.snapshot(value)
                 text = runner.checked(text, f"The result of step {call.path!r}")
             except SerializationError as refused:
                 error = SerializationError(f"Step {call.path!r}: {refused}")
@@ -162,11 +158,11 @@ class BodyWork:
 
     async def _run_blocking(self, call: Call) -> object:
         context = contextvars.copy_context()
-        run = functools.partial(self._fn, *self._args)
-        if self._executor is not None:
-            value = await asyncio.wrap_future(self._executor.submit(run))
+        run = functools.partial(self.fn, *self.args)
+        if self.executor is not None:
+            value = await asyncio.wrap_future(self.executor.submit(run))
         else:
-            submit = self._mailbox.submit if self._mailbox is not None else call.runner.host.executor.submit
+            submit = self.mailbox.submit if self.mailbox is not None else call.runner.host.executor.submit
             value, error = await submit(context, run)
             if error is not None:
                 raise error
@@ -177,7 +173,7 @@ class BodyWork:
 
     def _delay(self, call: Call, error: BaseException) -> int | None:
         """Microseconds until the next attempt, or None when there is none."""
-        policy = self._policy
+        policy = self.policy
         if call.attempt > policy.retries or isinstance(error, _NEVER_RETRIED) or _comes_from(error, call.raised):
             return None
         if policy.retry_if is not None:
@@ -217,7 +213,7 @@ class BodyWork:
             "run",
             status,
             call.attempt,
-            self._input,
+            self.input,
             output,
             error,
             call.started_at,
@@ -244,7 +240,7 @@ class BodyWork:
                 call.path,
                 call.seq,
                 call.attempt,
-                self._input,
+                self.input,
                 record_error(error),
                 call.started_at,
                 now,

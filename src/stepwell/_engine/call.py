@@ -111,6 +111,10 @@ class Call:
         """Calls in this scope that have no outcome yet."""
         return [] if self._children is None else [call for call in self._children.values() if call.outcome is None]
 
+    def forget_children(self) -> None:
+        """Let go of all calls of this scope."""
+        self._children = None
+
     def settle_later(self, outcome: Outcome) -> None:
         """The outcome stands, its writing is under way, but whoever did the work is gone."""
         if self.runner.stop is None:

@@ -453,6 +453,7 @@ class Runner:
     def _depart(self, stop: Stop) -> None:
         if not self._gone:
             self._gone = True
+            self.root.forget_children()
             self.host.left(self, stop)
 
     # ---------------------------------------------------------------------------------------------- bodies and waits
