@@ -21,7 +21,6 @@ import pytest
 
 from stepwell import App, Step, SyncStep, Workflow, current_step
 from stepwell.clock import from_us
-from stepwell.errors import ExecutionFailedError
 from stepwell.testing import Tester, testing
 from tests.engine.conftest import Ledger, in_memory
 
@@ -336,11 +335,43 @@ async def sleep_in_a_body(step: Step, ledger: Ledger, pause: timedelta) -> objec
     return "end"
 
 
+@shape("end", "inner", "after")
+async def sleep_in_a_thread_body(step: Step, ledger: Ledger, pause: timedelta) -> object:
+    def outer() -> str:
+        here = current_step(SyncStep)
+        here.run("inner", ledger.note_in_thread, "inner")
+        here.sleep("nap", pause)
+        here.run("after", ledger.note_in_thread, "after")
+        return f"attempt {here.attempt}"
+
+    assert await step.run("outer", outer) == "attempt 1"
+    return "end"
+
+
+@shape("end", "0", "1")
+async def as_completed(step: Step, ledger: Ledger, pause: timedelta) -> object:
+    async def branch(number: int) -> int:
+        await step.sleep(f"nap {number}", (number + 1) * pause)
+        return number
+
+    for done in asyncio.as_completed([branch(0), branch(1)]):
+        number = await done
+        await step.run(f"note {number}", ledger.note, str(number))
+    return "end"
+
+
+@shape("end", "after")
+async def two_waits_on_one_name(step: Step, ledger: Ledger, pause: timedelta) -> object:
+    await asyncio.gather(step.sleep("nap", pause), step.sleep("nap", pause))
+    await asyncio.gather(step.run("after", ledger.note, "after"), step.run("after", ledger.note, "after"))
+    return "end"
+
+
 @shape(["a", "b"], "a", "b")
 async def two_sleeping_bodies(step: Step, ledger: Ledger, pause: timedelta) -> object:
     async def body(name: str, pause: timedelta) -> str:
-        await asyncio.gather(step.sleep("nap", pause), step.run("note", ledger.note, name))
-        return name
+        await step.sleep("nap", pause)
+        return await step.run("note", ledger.note, name)
 
     return await asyncio.gather(step.run("a", body, "a", pause), step.run("b", body, "b", 2 * pause))
 
@@ -546,10 +577,15 @@ def sync_race(step: SyncStep, ledger: Ledger, pause: timedelta) -> object:
 
 async def parked(t: Tester, *ids: str) -> None:
     """Wait until these executions have left memory."""
-    async with asyncio.timeout(5):
-        while in_memory(t).intersection(ids):
-            await asyncio.sleep(0.001)
     await t.settle()
+    await until(lambda: not in_memory(t).intersection(ids))
+    await t.settle()
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not happened():
+            await asyncio.sleep(0.001)
 
 
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.function.__name__)
@@ -567,7 +603,7 @@ async def test_short_wait_stays_in_memory(shape: Shape | SyncShape, ledger: Ledg
     async with testing(workflow._app) as t:
         execution = await workflow.trigger()
         await t.settle()
-        assert (await execution.status(), in_memory(t)) == ("sleeping", {execution.id})
+        assert in_memory(t) == {execution.id}
 
         await t.advance("1 minute")
         assert same(await execution.result(5), shape.output)
@@ -628,3 +664,293 @@ async def test_restart_during_a_long_wait_changes_nothing(
         assert same(await workflow.get_execution(execution.id).result(5), shape.output)
 
     assert sorted(ledger) == shape.effects
+
+
+async def test_function_that_waits_leaves_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stepwell._engine.runner.PARK_GRACE_SECONDS", 1_000)
+    app = App()
+
+    @app.workflow
+    async def workflow(step: Step) -> None:
+        await step.sleep("nap", "1 hour")
+
+    async with testing(app) as t:
+        executions = [await workflow.trigger() for _ in range(50)]
+        await t.settle()
+        assert in_memory(t) == set()
+
+        await t.advance("1 hour")
+        assert [await execution.status() for execution in executions] == ["completed"] * 50
+
+
+async def test_branch_goes_on_while_another_sleeps_for_long(ledger: Ledger) -> None:
+    app = App()
+
+    @app.workflow
+    async def workflow(step: Step) -> None:
+        async def branch() -> None:
+            for number in range(3):
+                await step.run(f"note {number}", ledger.note, str(number))
+
+        await asyncio.gather(step.sleep("nap", "1 hour"), branch())
+
+    async with testing(app) as t:
+        await workflow.trigger()
+        await t.settle()
+
+        assert ledger == ["0", "1", "2"]
+
+
+async def test_body_that_runs_keeps_the_execution_in_memory() -> None:
+    app, may_end = App(), asyncio.Event()
+
+    @app.workflow
+    async def workflow(step: Step) -> None:
+        await asyncio.gather(step.sleep("nap", "1 hour"), step.run("busy", may_end.wait))
+
+    async with testing(app) as t:
+        execution = await workflow.trigger()
+        await until(lambda: execution.id in in_memory(t))
+        await asyncio.sleep(0.05)
+        assert in_memory(t) == {execution.id}
+
+        may_end.set()
+        await parked(t, execution.id)
+
+
+@pytest.mark.usefixtures("short_grace")
+async def test_body_whose_branches_all_wait_leaves_memory(ledger: Ledger) -> None:
+    app = App()
+
+    @app.workflow
+    async def workflow(step: Step) -> str:
+        async def body() -> str:
+            await asyncio.gather(step.sleep("nap", "1 hour"), step.run("note", ledger.note, "note"))
+            return f"attempt {current_step().attempt}"
+
+        return await step.run("body", body)
+
+    async with testing(app) as t:
+        execution = await workflow.trigger()
+        await until(lambda: bool(ledger))
+        await until(lambda: not in_memory(t))
+
+        await t.advance("1 hour")
+        assert await execution.result(5) == "attempt 1"
+
+    assert ledger == ["note"]
+
+
+@pytest.mark.usefixtures("short_grace")
+async def test_raw_await_longer_than_the_grace_is_awaited_again(ledger: Ledger) -> None:
+    app = App()
+
+    @app.workflow
+    async def workflow(step: Step) -> None:
+        async def branch() -> None:
+            ledger.append("entered")
+            await asyncio.sleep(0.2)
+            await step.run("late", ledger.note, "late")
+
+        await asyncio.gather(step.sleep("nap", "1 hour"), branch())
+
+    async with testing(app) as t:
+        execution = await workflow.trigger()
+        await parked(t, execution.id)
+        assert ledger == ["entered"]
+
+        await t.advance("1 hour")
+        await execution.result(5)
+
+    assert ledger == ["entered", "entered", "late"]
+
+
+async def test_shorter_timeout_never_fires_around_a_long_sleep(ledger: Ledger) -> None:
+    app = App()
+
+    @app.workflow
+    async def workflow(step: Step) -> str:
+        try:
+            async with asyncio.timeout(0.05):
+                await step.sleep("nap", "1 hour")
+        except TimeoutError:
+            return "timeout"
+        await step.run("after", ledger.note, "after")
+        return "slept"
+
+    async with testing(app) as t:
+        execution = await workflow.trigger()
+        await parked(t, execution.id)
+        await asyncio.sleep(0.06)
+        await t.advance("1 hour")
+
+        assert await execution.result(5) == "slept"
+
+    assert ledger == ["after"]
+
+
+async def test_branch_that_fails_while_another_sleeps_fails_the_execution_then() -> None:
+    app = App()
+
+    @app.workflow
+    async def workflow(step: Step) -> None:
+        async def branch() -> None:
+            await step.sleep("short", "30 minutes")
+            raise RuntimeError("of the user")
+
+        await asyncio.gather(step.sleep("long", "1 hour"), branch())
+
+    async with testing(app) as t:
+        execution = await workflow.trigger()
+        await t.advance("30 minutes")
+
+        info = await execution.info()
+        assert (info.status, info.finished_at) == ("failed", info.created_at + timedelta(minutes=30))
+        assert info.error is not None
+        assert info.error.message == "of the user"
+
+
+async def test_body_that_sleeps_is_entered_again_as_the_same_attempt(ledger: Ledger) -> None:
+    app = App()
+
+    @app.workflow
+    async def workflow(step: Step) -> None:
+        async def body() -> None:
+            ledger.append(f"attempt {step.attempt}")
+            await step.run("inner", ledger.note, "inner")
+            await step.sleep("nap", "1 hour")
+
+        await step.run("body", body)
+
+    async with testing(app) as t:
+        execution = await workflow.trigger()
+        await t.settle()
+        assert in_memory(t) == set()
+        await t.advance("1 hour")
+
+        [body, *_] = await execution.steps()
+        assert (body.path, body.status, body.attempt, body.attempts) == ("body", "completed", 1, ())
+
+    assert ledger == ["attempt 1", "inner", "attempt 1"]
+
+
+@pytest.mark.usefixtures("short_unwinding")
+async def test_finally_that_hangs_is_abandoned(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    app, entered = App(), [0]
+
+    @app.workflow
+    async def workflow(step: Step) -> str:
+        entered[0] += 1
+        try:
+            await step.sleep("nap", "1 hour")
+        finally:
+            if entered[0] == 1:
+                await asyncio.Event().wait()
+        await step.run("after", ledger.note, "after")
+        return "end"
+
+    async with testing(app) as t:
+        execution = await workflow.trigger()
+        await parked(t, execution.id)
+        assert "abandoned" in caplog.text
+
+        await t.advance("1 hour")
+        assert await execution.result(5) == "end"
+
+    assert ledger == ["after"]
+
+
+@pytest.mark.usefixtures("short_unwinding")
+async def test_code_that_swallows_everything_neither_spins_nor_holds_up_others(ledger: Ledger) -> None:
+    app, over, caught = App(), asyncio.Event(), [0]
+
+    @app.workflow
+    async def stubborn(step: Step) -> str:
+        while not over.is_set():
+            try:
+                await step.sleep("nap", "1 hour")
+                await step.run("after", ledger.note, "after")
+                return "end"
+            except BaseException:  # noqa: BLE001
+                caught[0] += 1
+        return "over"
+
+    @app.workflow
+    async def neighbour(step: Step) -> str:
+        return await step.run("note", ledger.note, "neighbour")
+
+    async with testing(app) as t:
+        execution = await stubborn.trigger()
+        await until(lambda: caught[0] > 0)
+        assert await (await neighbour.trigger()).result(5) == "neighbour"
+        await parked(t, execution.id)
+        assert caught[0] <= 101
+
+        await t.advance("1 hour")
+        assert await execution.result(5) == "end"
+        over.set()
+
+    assert ledger == ["neighbour", "after"]
+
+
+@pytest.mark.usefixtures("short_unwinding")
+async def test_thread_that_swallows_everything_neither_spins_nor_holds_up_others(ledger: Ledger) -> None:
+    app, over, caught = App(), threading.Event(), [0]
+
+    @app.workflow
+    def stubborn(step: SyncStep) -> str:
+        while not over.is_set():
+            try:
+                step.sleep("nap", "1 hour")
+                step.run("after", ledger.note_in_thread, "after")
+                return "end"
+            except BaseException:  # noqa: BLE001
+                caught[0] += 1
+        return "over"
+
+    @app.workflow
+    def neighbour(step: SyncStep) -> str:
+        return step.run("note", ledger.note_in_thread, "neighbour")
+
+    async with testing(app) as t:
+        execution = await stubborn.trigger()
+        try:
+            await until(lambda: caught[0] > 0)
+            assert await (await neighbour.trigger()).result(5) == "neighbour"
+            await parked(t, execution.id)
+            await asyncio.sleep(0.1)
+            assert caught[0] <= 110
+
+            await t.advance("1 hour")
+            assert await execution.result(5) == "end"
+        finally:
+            over.set()
+
+    assert ledger == ["neighbour", "after"]
+
+
+async def test_thread_has_unwound_before_its_execution_leaves_memory() -> None:
+    app, unwinding, may_end = App(), asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    @app.workflow
+    def workflow(step: SyncStep) -> None:
+        try:
+            step.sleep("nap", "1 hour")
+        except BaseException:
+            loop.call_soon_threadsafe(unwinding.set)
+            may_end.wait(10)
+            raise
+
+    async with testing(app) as t:
+        execution = await workflow.trigger()
+        try:
+            await asyncio.wait_for(unwinding.wait(), 5)
+            await asyncio.sleep(0.05)
+            assert in_memory(t) == {execution.id}
+        finally:
+            may_end.set()
+        await parked(t, execution.id)
+
+        await t.advance("1 hour")
+        await execution.result(5)

@@ -333,6 +333,16 @@ async def test_finished_execution_keeps_nothing_open(store: OpenStore) -> None:
     assert await claim(store, now=NOW * 2) == []
 
 
+async def test_finished_while_shown_as_waiting(store: OpenStore) -> None:
+    await register(store)
+    await start(store, "e")
+
+    await apply(store, waiting(idle=True), finished(status="aborted", output=None, reason="why"))
+
+    row = await get(store)
+    assert (row.status, row.wake_at, row.waiting_for, row.reason) == ("aborted", None, None, "why")
+
+
 @pytest.mark.parametrize(
     "batch",
     [
@@ -433,6 +443,19 @@ async def test_stale_epoch_is_refused(store: OpenStore) -> None:
         assert await apply(store, transition, fence=-1) == [Refused("e")]
 
     assert (await get(store)).status == "running"
+    assert await store.steps("e") == []
+
+
+@pytest.mark.parametrize("between", [step("f"), step("f", output="\ud800")], ids=["one-transaction", "halved"])
+async def test_refusing_one_refuses_all_later_ones(store: OpenStore, between: Transition) -> None:
+    await register(store)
+    await start(store, "e", "f")
+    await apply(store, Released("e", 1, NOW))
+    await claim(store)
+
+    verdicts = await apply(store, step("e", "a"), between, step("e", "b", epoch=2), started("f"), fence=-1)
+
+    assert (verdicts[0], verdicts[2], verdicts[3]) == (Refused("e"), Refused("e"), None)
     assert await store.steps("e") == []
 
 

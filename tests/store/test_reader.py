@@ -72,6 +72,7 @@ async def test_pages_run_from_the_newest(store: OpenStore) -> None:
         ({"tags": ("two",)}, ["a6", "a4", "a2", "a0"]),
         ({"tags": ("two", "three")}, ["a6", "a0"]),
         ({"tags": ("two",), "workflow": "wf", "statuses": ("running",), "since": NOW + 1}, ["a4", "a2"]),
+        ({"tags": ("two",), "workflow": "other"}, ["a6"]),
         ({"since": NOW + 2}, ["a6", "a5", "a4"]),
         ({"statuses": ("running",), "since": NOW + 2}, ["a5", "a4"]),
         ({"id_prefix": "a"}, ["a6", "a5", "a4", "a3", "a2", "a1", "a0"]),

@@ -21,7 +21,7 @@ from stepwell.clock import SystemClock
 from stepwell.errors import StoreUnavailableError
 from stepwell.store.open import OpenStore, open_store
 from stepwell.store.records import ExecutionFilter
-from stepwell.store.transitions import Refused, Triggered
+from stepwell.store.transitions import Refused, Triggered, TriggeredMany
 from tests.store.builders import (
     NOW,
     SteppingClock,
@@ -58,16 +58,20 @@ async def locked(url: str) -> AsyncGenerator[None]:
 
 
 def run_script(script: str, *arguments: str) -> str:
-    result = subprocess.run(
+    process = start_script(script, *arguments)
+    output, errors = process.communicate(timeout=20)
+    assert process.returncode == 0, errors
+    return output
+
+
+def start_script(script: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=20,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        check=False,
     )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 # Several on one file
@@ -194,6 +198,45 @@ async def test_reading_does_not_wait_for_the_writer(file_url: str, clock: Steppi
         async with locked(file_url), asyncio.timeout(1):
             assert await store.execution("e") is not None
             assert len((await store.executions(ExecutionFilter())).rows) == 1
+
+
+async def test_batch_sent_again_brings_nothing_deleted_back(file_url: str, clock: SteppingClock) -> None:
+    many = TriggeredMany((new("a", request="r"), new("b", request="r")))
+    async with open_store(file_url, clock=clock) as store:
+        await apply(store, many, by=None)
+        with closing(sqlite3.connect(file_url.removeprefix("sqlite:///"))) as connection, connection:
+            connection.execute("DELETE FROM executions WHERE id = 'a'")
+
+        assert await apply(store, many, by=None) == [None]
+        assert await store.execution("a") is None
+
+
+async def test_what_was_acknowledged_survives_a_kill(file_url: str, clock: SteppingClock) -> None:
+    script = """
+import asyncio, sys
+from stepwell.clock import SystemClock
+from stepwell.store.open import open_store
+from stepwell.store.transitions import NewExecution, Triggered
+
+async def main(url):
+    async with open_store(url, clock=SystemClock()) as store:
+        for index in range(1_000_000):
+            await store.apply([Triggered(NewExecution(f"e{index}", "wf", "1", 1))])
+            print(f"e{index}", flush=True)
+
+asyncio.run(main(sys.argv[1]))
+"""
+    async with open_store(file_url, clock=clock) as store:
+        process = start_script(script, file_url)
+        assert process.stdout is not None
+        acknowledged = [process.stdout.readline().strip() for _ in range(200)]
+        process.kill()
+        acknowledged += process.communicate(timeout=10)[0].split()
+
+        await queue(store, "after")
+        stored = (await store.counts())["queued"]
+        assert len(acknowledged) + 1 <= stored <= len(acknowledged) + 2
+        assert await store.finished(acknowledged[:-1]) == []
 
 
 # Threads
