@@ -701,6 +701,26 @@ async def test_branch_goes_on_while_another_sleeps_for_long(ledger: Ledger) -> N
         assert ledger == ["0", "1", "2"]
 
 
+async def test_task_goes_on_while_the_function_sleeps_for_long(ledger: Ledger) -> None:
+    app = App()
+
+    @app.workflow
+    async def workflow(step: Step) -> None:
+        async def branch() -> None:
+            for number in range(3):
+                await step.run(f"note {number}", ledger.note, str(number))
+
+        task = asyncio.create_task(branch())
+        await step.sleep("nap", "1 hour")
+        await task
+
+    async with testing(app) as t:
+        await workflow.trigger()
+        await t.settle()
+
+        assert ledger == ["0", "1", "2"]
+
+
 async def test_body_that_runs_keeps_the_execution_in_memory() -> None:
     app, may_end = App(), asyncio.Event()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import uuid
 from collections import OrderedDict, defaultdict, deque, namedtuple
@@ -21,7 +20,7 @@ import pytest
 
 from stepwell import App, Execution, Step, StepInfo, current_step
 from stepwell.errors import ExecutionFailedError, InvalidInputError, SerializationError
-from stepwell.testing import Tester, testing
+from stepwell.testing import testing
 
 HOUR = "1 hour"
 
@@ -421,7 +420,7 @@ async def test_what_json_cannot_say_is_refused_as_an_input(value: Any, place: st
         assert (await app.list_executions()).executions == []
 
 
-@pytest.mark.parametrize("value", [*REFUSED, Opaque()], ids=ascii)
+@pytest.mark.parametrize("value", [*REFUSED, Opaque()], ids=lambda value: "opaque" if isinstance(value, Opaque) else ascii(value))
 async def test_what_cannot_be_stored_fails_the_execution_as_its_output(value: Any) -> None:
     app = App()
 
@@ -734,13 +733,9 @@ async def test_a_value_survives_a_restart_on_a_file(tmp_path: Path) -> None:
     first, second = program(), program()
     async with testing(first, database=database) as t:
         await first.workflows["flow"].trigger(None, id="e")
-        await _parked(t)
+        await t.settle()
     async with testing(second, database=database) as t:
         await t.advance(HOUR)
         assert await second.workflows["flow"].get_execution("e").result() == ORDER
     assert seen == [ORDER, ORDER]
 
-
-async def _parked(tester: Tester) -> None:
-    await tester.settle()
-    await asyncio.sleep(0)
