@@ -76,7 +76,7 @@ class BodyWork(Struct, gc=False):
         if record is not None:
             call.attempt = record.attempt
             if record.status == "retrying":
-                await runner.wait_until(record.wake_at or 0, call.path)
+                await runner.wait_until(record.wake_at or 0, call)
                 call.attempt += 1
         while True:
             if runner.draining and not (call.parent and call.parent.is_body):
@@ -116,7 +116,7 @@ class BodyWork(Struct, gc=False):
         if self.timeout is not None:
             deadline = runner.host.deadlines.at(call.started_at + self.timeout, functools.partial(_time_out, call, task))
         token = current.set(call)
-        runner.open_bodies += 1
+        runner.enter_body(call)
         error: BaseException | None = None
         text: str = ""
         value: object = None
@@ -130,9 +130,8 @@ class BodyWork(Struct, gc=False):
         except BaseException as raised:  # noqa: BLE001 - the border to user code: whatever it raises is its outcome
             error = raised
         finally:
-            runner.open_bodies -= 1 + call.strands
-            call.strands = 0
             call.closed = True
+            runner.leave_body(call)
             current.reset(token)
             del bodies[call]
             if deadline is not None:
@@ -250,7 +249,7 @@ class BodyWork(Struct, gc=False):
         )
         call.raised = None
         if wait:
-            await runner.wait_until(now + wait, call.path)
+            await runner.wait_until(now + wait, call)
         call.attempt += 1
 
 
@@ -262,12 +261,8 @@ def _time_out(call: Call, task: asyncio.Task[object]) -> None:
 async def _wait_for_children(call: Call) -> None:
     """A step is complete when the steps inside it are."""
     while children := call.open_children():
-        waiting: list[asyncio.Future[None]] = []
-        for child in children:
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            child.waiters = [*(child.waiters or ()), future]
-            waiting.append(future)
-        await asyncio.wait(waiting)
+        futures = [child.outcome_to_come() for child in children]
+        await call.runner.wait_for_first(call, futures)
 
 
 async def _cancel_children(call: Call) -> None:

@@ -90,6 +90,8 @@ def call_from_thread(what: str, make: Callable[[Mailbox], Coroutine[Any, Any, T]
     loop = scope.runner.loop
     if _running_loop() is loop:
         raise WorkflowCodeError(f"{what} blocks and was called in the event loop. Use the async Step there.")
+    if scope.runner.stop is not None:
+        scope.runner.unwound_in_thread()
     mine = strand.get()
     if mine is not None and mine.lost:
         raise Unwound
@@ -99,7 +101,7 @@ def call_from_thread(what: str, make: Callable[[Mailbox], Coroutine[Any, Any, T]
 
     def begin() -> None:
         if is_extra:
-            scope.runner.leave_call(scope)
+            scope.runner.open_extra(scope)
         task = scope.runner.spawn(_as_coroutine(make, mailbox), context)
         if mine is not None:
             mine.tasks.add(task)
@@ -108,7 +110,7 @@ def call_from_thread(what: str, make: Callable[[Mailbox], Coroutine[Any, Any, T]
 
     def end(task: asyncio.Task[Any]) -> None:
         if is_extra:
-            scope.runner.enter_call(scope)
+            scope.runner.close_extra(scope)
         if task.cancelled():
             mailbox.close(Returned(None, Unwound()))
         elif (error := task.exception()) is not None:

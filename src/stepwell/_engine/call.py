@@ -42,6 +42,7 @@ class Call:
         "_children",
         "announced",
         "attempt",
+        "callers",
         "closed",
         "cut",
         "flagged",
@@ -49,15 +50,17 @@ class Call:
         "input",
         "kept",
         "name",
+        "open_strands",
         "outcome",
         "parent",
         "path",
         "raised",
+        "resting",
         "runner",
         "seq",
         "started_at",
-        "strands",
         "task",
+        "tasks",
         "timed_out",
         "triggers",
         "waiters",
@@ -82,7 +85,10 @@ class Call:
         self.waiters: list[asyncio.Future[None]] | None = None
         self._children: dict[str, Call] | None = None
         self.raised: list[BaseException] | None = None
-        self.strands = 0
+        self.callers = 0
+        self.open_strands = 0
+        self.tasks = 0
+        self.resting = False
         self.triggers = 0
         self.index: int | None = None
         self.announced = False
@@ -107,9 +113,25 @@ class Call:
         """Whether calls in this scope come from a step body rather than from workflow code."""
         return self.work is not None
 
+    def is_at_work(self) -> bool:
+        """Whether the running body does more than wait for its steps, as far as one can see.
+
+        A body whose first strand alone is open, while all the tasks that it started are inside step calls, most likely
+        waits for them.
+        """
+        return self.open_strands > 0 and not (self.open_strands == 1 and self.tasks > 0)
+
     def open_children(self) -> list[Call]:
         """Calls in this scope that have no outcome yet."""
         return [] if self._children is None else [call for call in self._children.values() if call.outcome is None]
+
+    def outcome_to_come(self) -> asyncio.Future[None]:
+        """A future that is done when the call has its outcome."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.waiters is None:
+            self.waiters = []
+        self.waiters.append(future)
+        return future
 
     def forget_children(self) -> None:
         """Let go of all calls of this scope."""
@@ -139,7 +161,7 @@ def current_scope(what: str) -> Call:
     scope = current.get(None)
     if scope is None:
         raise NoStepContextError(what)
-    if scope.closed:
+    if scope.closed and not scope.runner.has_left():
         raise WorkflowCodeError(
             f"{what} was called in the scope of step {scope.path!r}, whose body has returned already. Await every step before the body returns."
             if scope.is_body

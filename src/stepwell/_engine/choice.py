@@ -116,7 +116,7 @@ class WithinWork(Choice):
         await asyncio.sleep(0)
         deadline = runner.watch_deadline(wake_at, call.path)
         try:
-            await asyncio.wait([task, deadline], return_when=asyncio.FIRST_COMPLETED)
+            await runner.wait_for_first(call, [task, deadline])
             if task.done():
                 await runner.record(finished(call, self.kind, "null"))
                 return Outcome("completed", "null")
@@ -126,7 +126,7 @@ class WithinWork(Choice):
             await self._end_losers(None)
             raise
         finally:
-            deadline.cancel()
+            runner.end_deadline(deadline)
         await self._end_losers(None)
         return Outcome("failed", error)
 
@@ -149,7 +149,7 @@ class RaceWork(Choice):
         for key in self._branches:
             self._start(key)
         try:
-            await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_COMPLETED)
+            await runner.wait_for_first(call, self._tasks.values())
             winner = next(key for key, task in self._tasks.items() if task.done())
             await runner.record(finished(call, self.kind, json.dumps(winner)))
         except BaseException:

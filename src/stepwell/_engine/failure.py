@@ -1,15 +1,243 @@
-import json, traceback
-from stepwell.errors import StepFailedError
-def record_error(e):
-    return json.dumps({"type": f"{type(e).__module__}.{type(e).__qualname__}", "message": str(e), "traceback": "".join(traceback.format_exception(e))})
-def error_summary(t):
-    d = json.loads(t); return d["type"], d["message"], d["traceback"]
+"""Errors as JSON text, and errors made again from it.
+
+Restoring imports nothing and looks no name up but among the `Exception` classes that were loaded when the registry was made
+(and those it was given). `__init__` of a user's class is never called. An error that would not say the same again, or whose
+class is not known, comes back as StepFailedError.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, cast
+
+import msgspec
+
+from stepwell.codec import NO_ANNOTATION, codec_for
+from stepwell.errors import InvalidInputError, StepFailedError, StepwellError
+
+_LIMIT: Final = 16_384
+_MAX_CAUSES: Final = 20
+_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
+# Raised inside a coroutine they turn into RuntimeError: they cannot be what a step call raises.
+_NEVER_RESTORED: Final = (StopIteration, StopAsyncIteration)
+
+_values: Final = codec_for(NO_ANNOTATION)
+
+
+class _Record(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The stored form. Each of `args` and each value of `state` is a text of the untyped codec, inlined."""
+
+    type: str
+    message: str
+    traceback: str = ""
+    args: list[msgspec.Raw] | None = None
+    state: dict[str, msgspec.Raw] = {}
+    causes: tuple[tuple[str, str], ...] = ()
+    bases: tuple[str, ...] = ()
+
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(_Record).decode
+
+
+# --------------------------------------------------------------------------------------------------------- recording
+
+
+def record_error(error: BaseException) -> str:
+    """Give the error as JSON text; never raises, whatever the error does."""
+    cls = type(error)
+    record = _Record(
+        _clean(_dotted(cls)),
+        _message(error),
+        _traceback(error),
+        _args(error),
+        _state(error),
+        tuple((_clean(_dotted(type(cause))), _message(cause)) for cause in _causes(error)),
+        tuple(_clean(_dotted(base)) for base in cls.__mro__[1:] if base not in (BaseException, object)),
+    )
+    return _encode(record).decode()
+
+
+def _dotted(cls: type) -> str:
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _clean(text: str) -> str:
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _LIMIT:
+        return text
+    half = _LIMIT // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half:,} characters left out …\n{text[-half:]}"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return _cut(_clean(str(error)))
+    except Exception as broken:  # noqa: BLE001 - a __str__ of the user's own
+        return f"<no message: its __str__ raised {type(broken).__name__}>"
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        return _cut(_clean("".join(traceback.format_exception(error))))
+    except Exception as broken:  # noqa: BLE001 - see above
+        return f"<no traceback: formatting it raised {type(broken).__name__}>"
+
+
+def _args(error: BaseException) -> list[msgspec.Raw] | None:
+    try:
+        args = cast("tuple[Any, ...]", error.__reduce__()[1]) if _is_made_by_built_in(type(error)) else error.args
+        return [_stored(value) for value in args]
+    except Exception:  # noqa: BLE001 - what cannot be stored, or a __reduce__ of the user's own
+        return None
+
+
+def _state(error: BaseException) -> dict[str, msgspec.Raw]:
+    state: dict[str, msgspec.Raw] = {}
+    for name, value in _attributes(error):
+        try:
+            _values.encode(name)
+            state[name] = _stored(value)
+        except Exception:  # noqa: BLE001, PERF203 - only the JSON part is kept
+            continue
+    return state
+
+
+def _attributes(error: BaseException) -> list[tuple[str, object]]:
+    try:
+        attributes = dict(error.__dict__)
+        if _is_made_by_built_in(type(error)):
+            # ImportError and AttributeError keep theirs outside of `__dict__`.
+            reduced = cast("tuple[Any, ...]", error.__reduce__())
+            attributes.update(reduced[2] if len(reduced) > 2 else {})
+        return list(attributes.items())
+    except Exception:  # noqa: BLE001 - see above
+        return []
+
+
+def _stored(value: object) -> msgspec.Raw:
+    text = _values.encode(value)
+    if len(text) > _LIMIT:
+        raise ValueError("too long")
+    return msgspec.Raw(text.encode())
+
+
+def _restored(raw: msgspec.Raw) -> Any:
+    return _values.decode(bytes(raw).decode())
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen = {id(error)}
+    waiting = _causes_of(error)
+    while waiting and len(seen) <= _MAX_CAUSES:
+        cause = waiting.pop(0)
+        if id(cause) not in seen:
+            seen.add(id(cause))
+            yield cause
+            waiting.extend(_causes_of(cause))
+
+
+def _causes_of(error: BaseException) -> list[BaseException]:
+    members: list[BaseException] = []
+    if isinstance(error, BaseExceptionGroup):
+        members.extend(cast("BaseExceptionGroup[BaseException]", error).exceptions)
+    cause = error.__cause__
+    if cause is None and not error.__suppress_context__:
+        cause = error.__context__
+    return members if cause is None else [cause, *members]
+
+
+def _is_made_by_built_in(cls: type) -> bool:
+    """Whether making an instance by its `__reduce__` runs nothing but Python's own code."""
+    return all(_definer(cls, method).__module__ == "builtins" for method in ("__new__", "__init__", "__reduce__"))
+
+
+def _definer(cls: type, method: str) -> type:
+    return next(base for base in cls.__mro__ if method in vars(base))
+
+
+# --------------------------------------------------------------------------------------------------------- restoring
+
+
 class ErrorRegistry:
-    def __init__(self, extra=()): pass
-    def restore(self, text):
-        d = json.loads(text)
-        import builtins
-        name = d["type"].rpartition(".")[2]
-        c = getattr(builtins, name, None)
-        if c is not None: return c(d["message"])
-        return StepFailedError(d["type"], d["message"], error_traceback=d["traceback"])
+    """The exception classes that recorded errors may come back as: those loaded now, and `extra` ones."""
+
+    def __init__(self, extra: Iterable[type[BaseException]] = ()) -> None:
+        self._known = _loaded_classes()
+        for cls in extra:
+            if not isinstance(cast("object", cls), type) or not issubclass(cls, Exception):
+                raise InvalidInputError(f"errors must be Exception classes, got {cls!r}.")
+            self._known[_dotted(cls)] = cls
+
+    def restore(self, text: str) -> Exception:
+        """Give the recorded error, new and without a traceback; never raises for a record that it cannot rebuild."""
+        record = _parsed(text)
+        cls = self._known.get(record.type)
+        if cls is not None and record.args is not None and not issubclass(cls, _NEVER_RESTORED):
+            try:
+                error = _rebuilt(cls, record)
+                if type(error) is cls and _message(error) == record.message:
+                    return error
+            except Exception:  # noqa: BLE001 - code of the user's class: then the stand-in must do
+                return _stand_in(record)
+        return _stand_in(record)
+
+
+def error_summary(text: str) -> tuple[str, str, str]:
+    """Give the type, message and traceback of a recorded error."""
+    record = _parsed(text)
+    return record.type, record.message, record.traceback
+
+
+def _loaded_classes() -> dict[str, type[Exception] | None]:
+    """The loaded Exception classes by dotted name; None where several classes share one."""
+    known: dict[str, type[Exception] | None] = {}
+    seen: set[type[Exception]] = set()
+    waiting: list[type[Exception]] = [Exception]
+    while waiting:
+        cls = waiting.pop()
+        if cls in seen:
+            continue
+        seen.add(cls)
+        name = _dotted(cls)
+        known[name] = None if name in known else cls
+        waiting.extend(type.__subclasses__(cls))
+    return known
+
+
+def _parsed(text: str) -> _Record:
+    try:
+        return _decode(text)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        return _Record("unknown", f"the recorded error cannot be read ({error})")
+
+
+def _rebuilt(cls: type[Exception], record: _Record) -> Exception:
+    args = tuple(map(_restored, record.args or ()))
+    state = {name: _restored(raw) for name, raw in record.state.items()}
+    if issubclass(cls, StepwellError):
+        return cls.rebuilt(args, state)
+    if _is_made_by_built_in(cls):
+        error = cls(*args)
+        for name, value in state.items():
+            setattr(error, name, value)
+        return error
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+def _stand_in(record: _Record) -> StepFailedError:
+    return StepFailedError(
+        record.type,
+        record.message,
+        error_traceback=record.traceback,
+        causes=record.causes,
+        bases=record.bases,
+    )

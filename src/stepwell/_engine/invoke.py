@@ -43,7 +43,7 @@ async def invoke(scope: Call, name: str, work: Work, *, place: str | None = None
     record = runner.history.get(call.path)
     if record is not None and _replay(call, work, record):
         return await result_of(call, work)
-    runner.enter_call(scope)
+    runner.enter_call(scope, call)
     try:
         if scope.is_body and not scope.announced:
             runner.announce(scope)
@@ -57,7 +57,7 @@ async def invoke(scope: Call, name: str, work: Work, *, place: str | None = None
             call.worker = runner.spawn(_perform_apart(call, work, record), contextvars.copy_context())
             await _wait_for(call)
     finally:
-        runner.leave_call(scope)
+        runner.leave_call(scope, call)
     return await result_of(call, work)
 
 
@@ -106,11 +106,11 @@ async def _again(call: Call, work: Work) -> Any:
         _flag_repeat(call)
     if call.outcome is None:
         scope = call.parent or call.runner.root
-        call.runner.enter_call(scope)
+        call.runner.enter_call(scope, call)
         try:
             await _wait_for(call)
         finally:
-            call.runner.leave_call(scope)
+            call.runner.leave_call(scope, call)
     return await result_of(call, first)
 
 
@@ -217,14 +217,11 @@ def _forget(call: Call) -> None:
 
 async def _wait_for(call: Call) -> None:
     """Wait for the outcome of work that runs elsewhere; the last caller to be cancelled takes the work along."""
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    if call.waiters is None:
-        call.waiters = []
-    call.waiters.append(future)
+    future = call.outcome_to_come()
     try:
         await future
     except asyncio.CancelledError:
-        waiters = call.waiters
+        waiters = call.waiters or []
         if future in waiters:
             waiters.remove(future)
         worker = call.worker

@@ -5,9 +5,11 @@ steps returning at once, until it ends, parks, is released or is lost. Exactly o
 set, whatever user code returns, raises or swallows is ignored. Leaving has one order: set the stop, cancel the function and
 its tasks, fail every pending wait, wait until all of them have ended, and only then write. So two incarnations never overlap.
 
-A *strand* is a line of user code: the function, a task that it started, a body. Strands that are inside a step call wait
-for the engine; the others are *open*. While a body's strand is open the execution stays in memory; when only workflow code
-is open besides a long wait, it gets a grace to reach its next step.
+A *strand* is a line of user code: the function, a task that it started, a body. A strand is *open* while it runs user code
+and *busy* inside a step call, except that the call *rests* while it waits for a stored time, or while its body's own strands
+are counted instead. Nothing may be open or busy when an execution parks at once. A strand that only waits for others (the
+function in `gather`) looks open, so after a grace it is taken for waiting: workflow code always, a body's first strand only
+if the body has tasks.
 """
 
 from __future__ import annotations
@@ -16,16 +18,18 @@ import asyncio
 import contextvars
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Final, Never, Protocol, cast
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Never, Protocol, cast
 
 from stepwell._engine.background import start
 from stepwell._engine.call import Call, current
-from stepwell._engine.deadlines import Deadlines
+from stepwell._engine.deadlines import Deadline, Deadlines
 from stepwell._engine.failure import ErrorRegistry, record_error
 from stepwell._engine.journal import Journal
 from stepwell._engine.outcome import Completed, Failed, Lost, Park, Release, Stop, Unwound
-from stepwell._engine.ports import Executor
+from stepwell._engine.ports import Executor, Returned
 from stepwell.clock import Clock
 from stepwell.errors import (
     CrashLoopError,
@@ -60,9 +64,11 @@ log: Final = logging.getLogger("stepwell")
 
 STAYS_IN_MEMORY_US: Final = 5_000_000
 """Waits up to this long do not park."""
-PARK_GRACE_SECONDS: Final = 1.0
+PARK_GRACE_SECONDS = 1.0
 """How long open workflow code beside a long wait may take to reach its next step before the execution parks."""
-UNWIND_SECONDS: Final = 10.0
+BODY_GRACES: Final = 10
+"""How many times longer a body gets that seems to wait only for tasks of its own."""
+UNWIND_SECONDS = 10.0
 """How long user code may take to end once its execution leaves memory; then its tasks are abandoned."""
 UNWOUND_LIMIT: Final = 100
 """After so many step calls during unwinding a call hangs, so that `while True: except BaseException` cannot spin."""
@@ -98,6 +104,24 @@ class Host(Protocol):
         ...
 
 
+class Wait(NamedTuple):
+    """Something that waits for a stored time; a deadline around other code is not `durable`: it is no reason to park."""
+
+    when: int
+    path: str
+    durable: bool
+    deadline: Deadline
+
+
+def _when(wait: Wait) -> int:
+    return wait.when
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 class Runner:
     """One incarnation of an execution."""
 
@@ -114,6 +138,7 @@ class Runner:
         "_shown_sleeping",
         "_unwinding",
         "_unwound",
+        "busy",
         "claimed",
         "clock",
         "definition",
@@ -132,6 +157,7 @@ class Runner:
         "step",
         "stop",
         "tasks",
+        "threads",
         "waits",
         "writes",
     )
@@ -153,7 +179,9 @@ class Runner:
         self.writes = 0
         self.open_bodies = 0
         self.open_code = 0
-        self.waits: dict[asyncio.Future[None], tuple[int, str, bool]] = {}
+        self.busy = 0
+        self.waits: dict[asyncio.Future[None], Wait] = {}
+        self.threads: set[asyncio.Future[Returned]] = set()
         self.tasks: set[asyncio.Task[Any]] = set()
         self._main: asyncio.Task[None] | None = None
         self._unwinding: asyncio.Task[None] | None = None
@@ -193,6 +221,10 @@ class Runner:
         self.stop = stop
         if self._unwinding is None:
             self._unwinding = start(self._unwind(), name=f"stepwell-unwind-{self.id}")
+
+    def has_left(self) -> bool:
+        """Whether this incarnation has left memory, or is about to, without having come to an end."""
+        return isinstance(self.stop, Park | Release | Lost)
 
     def drain(self) -> None:
         """Start no further body and give the execution back as soon as no body runs."""
@@ -249,7 +281,11 @@ class Runner:
 
     async def in_thread(self, fn: Callable[[], object]) -> object:
         """Run a blocking line of user code in a thread of its own."""
-        value, error = await self.host.executor.spawn(contextvars.copy_context(), fn)
+        thread = self.host.executor.spawn(contextvars.copy_context(), fn)
+        self.threads.add(thread)
+        thread.add_done_callback(self.threads.discard)
+        # A thread cannot be cancelled: whoever waits for it may be, and unwinding then waits for the thread itself.
+        value, error = await asyncio.shield(thread)
         if error is not None:
             raise error
         return await value if inspect.isawaitable(value) else value
@@ -342,18 +378,19 @@ class Runner:
     async def _unwind(self) -> None:
         first = True
         for _ in range(4):
-            pending = self._pending_tasks()
+            tasks = self._pending_tasks()
             if first:
-                for task in pending:
+                for task in tasks:
                     task.cancel()
                 first = False
             for future in list(self.waits):
                 if not future.done():
                     future.set_exception(Unwound())
-            if not pending:
+            if not tasks and not self.threads:
                 break
-            await asyncio.wait(pending, timeout=UNWIND_SECONDS / 4)
-        if left := self._pending_tasks():
+            await asyncio.wait([*tasks, *self.threads], timeout=UNWIND_SECONDS / 4)
+        left = self._pending_tasks()
+        if left or self.threads:
             self._abandon(left)
         stop = cast("Stop", self.stop)
         self._unwinding = None
@@ -370,9 +407,9 @@ class Runner:
     def _abandon(self, tasks: set[asyncio.Task[Any]]) -> None:
         stacks = "\n".join(str(frame) for task in tasks for frame in task.get_stack(limit=3))
         log.error(
-            "Execution %s leaves memory, but %d of its tasks did not end within %g s; they are abandoned and can record nothing:\n%s",
+            "Execution %s leaves memory, but %d of its tasks and threads did not end within %g s; they are abandoned and can record nothing:\n%s",
             self.id,
-            len(tasks),
+            len(tasks) + len(self.threads),
             UNWIND_SECONDS,
             stacks,
         )
@@ -385,6 +422,13 @@ class Runner:
         self._unwound += 1
         if self._unwound > UNWOUND_LIMIT:
             await self.loop.create_future()
+        raise Unwound
+
+    def unwound_in_thread(self) -> Never:
+        """The same for a call from a thread."""
+        self._unwound += 1
+        if self._unwound > UNWOUND_LIMIT:
+            threading.Event().wait()
         raise Unwound
 
     def mismatch(self, path: str, problem: str) -> ReplayMismatchError:
@@ -403,6 +447,8 @@ class Runner:
             Exception: The transition cannot be stored.
             Unwound: The execution is leaving memory, or belongs to another worker.
         """
+        if self.stop is not None:
+            await self.unwound()
         verdict = await self.send(transition)
         if isinstance(verdict, Exception):
             raise verdict
@@ -410,12 +456,17 @@ class Runner:
             await self.unwound()
 
     def send(self, transition: OwnerTransition) -> asyncio.Future[Verdict]:
-        """Write a transition; the future gives the verdict, whatever has become of the execution meanwhile."""
+        """Write a transition of an execution that is not leaving; the future gives the verdict."""
         self._count(transition)
         return self.host.journal.append(transition, self)
 
     def note(self, transition: OwnerTransition) -> None:
-        """Write a transition that nobody awaits; it stands before whatever is recorded later."""
+        """Write a transition that nobody awaits; it stands before whatever is recorded later.
+
+        Once it is decided how the execution leaves, only that decision is still written.
+        """
+        if self.stop is not None and not self._closing:
+            return
         self._count(transition)
         self.host.journal.note(transition, self)
 
@@ -469,39 +520,64 @@ class Runner:
             )
         )
 
-    async def wait_until(self, when: int, path: str) -> None:
+    async def wait_until(self, when: int, call: Call) -> None:
         """Wait for a stored time, in memory or out of it."""
-        future: asyncio.Future[None] = self.loop.create_future()
-        deadline = self.host.deadlines.at(when, lambda: future.done() or future.set_result(None))
-        self.waits[future] = (when, path, True)
+        future = self._wait(when, call.path, durable=True)
+        self.rest(call)
         self.check_park()
         try:
             await future
         finally:
-            deadline.cancel()
-            del self.waits[future]
+            self.wake(call)
+            self._end_wait(future)
         if self.stop is not None:
             await self.unwound()
         self.resumed()
 
+    async def wait_for_first(self, call: Call, futures: Iterable[asyncio.Future[Any]]) -> None:
+        """Let a call rest until one of these is done."""
+        waiting = list(futures)
+        self.rest(call)
+
+        def wake(_: object) -> None:
+            # At once, not when the waiting task gets its turn: in between the execution would seem to wait.
+            self.wake(call)
+
+        for future in waiting:
+            future.add_done_callback(wake)
+        self.check_park()
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for future in waiting:
+                future.remove_done_callback(wake)
+            self.wake(call)
+
     def watch_deadline(self, when: int, path: str) -> asyncio.Future[None]:
         """A future that is done at a stored time. It ends parking in time, but is no reason to park by itself."""
+        return self._wait(when, path, durable=False)
+
+    def end_deadline(self, future: asyncio.Future[None]) -> None:
+        """The deadline does not matter any more."""
+        self._end_wait(future)
+
+    def _wait(self, when: int, path: str, *, durable: bool) -> asyncio.Future[None]:
         future: asyncio.Future[None] = self.loop.create_future()
-        deadline = self.host.deadlines.at(when, lambda: future.done() or future.set_result(None))
-        self.waits[future] = (when, path, False)
-
-        def forget(done: asyncio.Future[None]) -> None:
-            deadline.cancel()
-            del self.waits[done]
-            if not done.cancelled():
-                done.exception()
-
-        future.add_done_callback(forget)
+        deadline = self.host.deadlines.at(when, partial(_set, future))
+        self.waits[future] = Wait(when, path, durable, deadline)
         return future
+
+    def _end_wait(self, future: asyncio.Future[None]) -> None:
+        self.waits.pop(future).deadline.cancel()
+        if future.done():
+            if not future.cancelled():
+                future.exception()
+        else:
+            future.cancel()
 
     def is_idle(self) -> bool:
         """Whether nothing of this execution runs at the moment, so that a wait is all there is to show."""
-        idle = self.open_bodies <= 0 and self.writes == 0
+        idle = self.open_bodies <= 0 and self.busy <= 1 and self.writes == 0
         self._shown_sleeping = self._shown_sleeping or idle
         return idle
 
@@ -511,7 +587,8 @@ class Runner:
             self.stop is None
             and not self._closing
             and not self.writes
-            and self.open_bodies <= 0
+            and self.busy <= 0
+            and not (self.open_bodies > 0 and any(call.is_at_work() for call in self.host.bodies if call.runner is self))
             and bool(self.waits)
             and not any(future.done() for future in self.waits)
         )
@@ -530,69 +607,127 @@ class Runner:
 
     def _check_park(self) -> None:
         self._check_due = False
-        if self.stop is not None or self._closing or self.writes or self.open_bodies > 0:
-            return
-        if self.draining:
+        if self.draining and self._is_at_rest():
             self.request_stop(Release(self.clock.now()))
             return
         park = self._wanted_park()
         if park is None:
             return
-        if self.open_code <= 0:
+        if self.open_code <= 0 and self.open_bodies <= 0:
             self.request_stop(park)
         elif self._grace is None:
-            self._grace = self.loop.call_later(PARK_GRACE_SECONDS, self._grace_over, self.seq)
+            graces = 1 if self.open_bodies <= 0 else BODY_GRACES
+            self._grace = self.loop.call_later(PARK_GRACE_SECONDS * graces, self._grace_over, self.seq)
+
+    def _is_at_rest(self) -> bool:
+        """Whether no body runs and nothing is being written."""
+        return self.stop is None and not self._closing and not self.writes and self.busy <= 0 and self.open_bodies <= 0
 
     def _wanted_park(self) -> Park | None:
-        if not any(durable for _, _, durable in self.waits.values()):
+        """How to park, if everything waits or might only seem not to."""
+        if self.stop is not None or self._closing or self.writes or self.busy > 0:
             return None
-        wake_at, path, _ = min(self.waits.values())
-        if wake_at - self.clock.now() <= STAYS_IN_MEMORY_US:
+        if self.open_bodies > 0 and any(call.is_at_work() for call in self.host.bodies if call.runner is self):
             return None
-        return Park(wake_at, path)
+        if any(future.done() for future in self.waits) or not any(wait.durable for wait in self.waits.values()):
+            return None
+        first = min(self.waits.values(), key=_when)
+        if first.when - self.clock.now() <= STAYS_IN_MEMORY_US:
+            return None
+        return Park(first.when, first.path)
 
     def _grace_over(self, seq: int) -> None:
         self._grace = None
-        if self.stop is not None or self.writes or self.open_bodies > 0:
+        park = self._wanted_park()
+        if park is None:
             return
         if seq != self.seq:
             self.check_park()
-        elif (park := self._wanted_park()) is not None:
+        else:
             self.request_stop(park)
 
     # ---------------------------------------------------------------------------------------------- strands
 
-    def enter_call(self, scope: Call) -> None:
-        """A strand of this scope is inside a step call from now on."""
+    def enter_call(self, scope: Call, call: Call) -> None:
+        """A strand of this scope is inside this call from now on."""
         if scope.is_body:
+            scope.open_strands -= 1
+            self.open_bodies -= 1
+        else:
+            self.open_code -= 1
+        call.callers += 1
+        if not call.resting:
+            self.busy += 1
+
+    def leave_call(self, scope: Call, call: Call) -> None:
+        """The strand is in user code again."""
+        if scope.is_body:
+            scope.open_strands += 1
+            self.open_bodies += 1
+        else:
+            self.open_code += 1
+        call.callers -= 1
+        if not call.resting:
+            self.busy -= 1
+
+    def open_extra(self, scope: Call) -> None:
+        """A thread of the user's own, which nobody counted, comes with a call."""
+        if scope.is_body:
+            scope.open_strands += 1
+            self.open_bodies += 1
+        else:
+            self.open_code += 1
+
+    def close_extra(self, scope: Call) -> None:
+        """It has gone on its own way."""
+        if scope.is_body:
+            scope.open_strands -= 1
             self.open_bodies -= 1
         else:
             self.open_code -= 1
 
-    def leave_call(self, scope: Call) -> None:
-        """The strand is in user code again."""
-        if scope.is_body:
-            self.open_bodies += 1
-        else:
-            self.open_code += 1
+    def rest(self, call: Call) -> None:
+        """The call waits for a stored time, or its body's own strands are counted from now on."""
+        if not call.resting:
+            call.resting = True
+            self.busy -= call.callers
+
+    def wake(self, call: Call) -> None:
+        """The call has something to do again."""
+        if call.resting:
+            call.resting = False
+            self.busy += call.callers
+
+    def enter_body(self, call: Call) -> None:
+        """A body begins: its own strand is open."""
+        self.rest(call)
+        call.open_strands = 1
+        self.open_bodies += 1
+
+    def leave_body(self, call: Call) -> None:
+        """The body has ended; tasks that it left behind do not count any more."""
+        self.open_bodies -= call.open_strands
+        call.open_strands = call.tasks = 0
+        self.wake(call)
 
     def adopt(self, task: asyncio.Task[Any], scope: Call) -> None:
         """Count a task that user code has started. Tasks of workflow code end with the execution at the latest."""
         if scope.is_body:
-            scope.strands += 1
+            scope.tasks += 1
+            scope.open_strands += 1
             self.open_bodies += 1
         else:
             self.tasks.add(task)
             self.open_code += 1
-        attempt = scope.attempt
-        task.add_done_callback(lambda _: self._strand_ended(task, scope, attempt))
+        task.add_done_callback(partial(self._strand_ended, scope, scope.attempt))
 
-    def _strand_ended(self, task: asyncio.Task[Any], scope: Call, attempt: int) -> None:
+    def _strand_ended(self, scope: Call, attempt: int, task: asyncio.Task[Any]) -> None:
         if not scope.is_body:
             self.tasks.discard(task)
             self.open_code -= 1
         elif not scope.closed and scope.attempt == attempt:
-            scope.strands -= 1
+            scope.tasks -= 1
+            scope.open_strands -= 1
             self.open_bodies -= 1
         if self.waits:
             self.check_park()

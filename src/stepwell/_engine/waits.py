@@ -56,7 +56,7 @@ class SleepWork:
                     )
                 )
         if wake_at > runner.clock.now():
-            await runner.wait_until(wake_at, call.path)
+            await runner.wait_until(wake_at, call)
         note_finished(call, "sleep", None)
         return _NOTHING
 
