@@ -1,8 +1,8 @@
 """The least that any engine with the same guarantees has to do; everything else is measured against it.
 
-Asyncio tasks, one future a row, JSON of each result and of a preview of its arguments; the same rows, ids and statements as
-the store, through the same driver with the same pragmas, written by one thread with group commit. No replay, no names, no
-retries, no ownership: nothing of an engine.
+Asyncio tasks, one future a row, JSON of each result and of a preview of its arguments; the same rows, ids and
+statements as the store, through the same driver with the same pragmas, written by one thread with group commit. No
+replay, no names, no retries, no ownership: nothing of an engine.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Generator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -31,6 +32,7 @@ _Row: TypeAlias = tuple[object, ...]
 _Batch: TypeAlias = "tuple[list[_Row], list[_Row], list[_Row], list[asyncio.Future[None]]]"
 
 _OWNER: Final = "floor"
+_STEP: Final = query("step_finished")
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -56,8 +58,10 @@ class Floor:
         self._loop = asyncio.get_running_loop()
         self._create_future = self._loop.create_future
         self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._work, args=(path,), daemon=True)
         self._thread.start()
+        self._ready.result()
 
     def close(self) -> None:
         self._batches.put(None)
@@ -74,11 +78,8 @@ class Floor:
         return future
 
     def _send(self) -> None:
-        self._batches.put((self.new.copy(), self.steps.copy(), self.ended.copy(), self._waiting))
-        self.new.clear()
-        self.steps.clear()
-        self.ended.clear()
-        self._waiting = []
+        self._batches.put((self.new, self.steps, self.ended, self._waiting))
+        self.new, self.steps, self.ended, self._waiting = [], [], [], []
 
     def _written(self, futures: list[asyncio.Future[None]]) -> None:
         for future in futures:
@@ -88,18 +89,32 @@ class Floor:
         else:
             self._busy = False
 
+    def _failed(self, futures: list[asyncio.Future[None]], error: Exception) -> None:
+        for future in futures:
+            future.set_exception(error)
+
     def _work(self, path: Path) -> None:
-        connection = connect_writer(path, lambda connection, statement: connection.execute(statement))
+        try:
+            path.touch()
+            connection = connect_writer(path, lambda connection, statement: connection.execute(statement))
+        except BaseException as error:
+            self._ready.set_exception(error)
+            raise
+        self._ready.set_result(None)
         while (batch := self._batches.get()) is not None:
             new, steps, ended, futures = batch
-            connection.execute("BEGIN IMMEDIATE")
-            if new:
-                _insert(connection, new)
-            if steps:
-                connection.executemany(query("step_finished"), steps)
-            if ended:
-                _end(connection, ended)
-            connection.execute("COMMIT")
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                if new:
+                    _insert(connection, new)
+                if steps:
+                    connection.executemany(_STEP, steps)
+                if ended:
+                    _end(connection, ended)
+                connection.execute("COMMIT")
+            except Exception as error:
+                self._loop.call_soon_threadsafe(self._failed, futures, error)
+                raise
             self._loop.call_soon_threadsafe(self._written, futures)
         connection.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import os
@@ -9,15 +10,21 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Iterable, Sequence
+import threading
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
+from stepwell._worker.worker import Worker
+
 ROOT: Final = Path(__file__).resolve().parent.parent
-CHILD_PATIENCE_SECONDS: Final = 120.0
+LONGEST_SECONDS: Final = 300.0
+"""No workload takes so long; an engine that hangs fails its workload and not the whole run."""
+
+T = TypeVar("T")
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -72,9 +79,26 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def settle() -> None:
-    """Begin a measurement without the garbage of the one before."""
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run one measurement in an event loop of its own, without the garbage of the one before."""
     gc.collect()
+    return asyncio.run(asyncio.wait_for(work, LONGEST_SECONDS))
+
+
+async def settled(worker: Worker) -> None:
+    """Wait until a worker that has just started has looked through the queue: until then it starts nothing directly."""
+    await until(worker.is_settled)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that nobody announces, looking every millisecond."""
+    while not condition():  # noqa: ASYNC110 - what is measured must not be changed to tell of itself
+        await asyncio.sleep(0.001)
+
+
+async def emptied(worker: Worker) -> None:
+    """Wait until the last execution has left the worker's memory, which is when everything about it is durable."""
+    await until(lambda: not worker.residents)
 
 
 def resident_bytes() -> int:
@@ -106,9 +130,12 @@ class Child:
     def __init__(self, target: str, **arguments: object) -> None:
         command = [sys.executable, "-m", "benchmarks.child", target, json.dumps(arguments)]
         self._target = target
-        self._process = subprocess.Popen(  # noqa: S603 - our own module
+        self._process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
+        self._patience = threading.Timer(LONGEST_SECONDS, self._process.kill)
+        self._patience.daemon = True
+        self._patience.start()
 
     def __enter__(self) -> Child:
         return self
@@ -132,9 +159,10 @@ class Child:
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
+        self._patience.cancel()
         if self._process.poll() is None:
             self._process.kill()
-        self._process.wait(CHILD_PATIENCE_SECONDS)
+        self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None and not stream.closed:
                 stream.close()

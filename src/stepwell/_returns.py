@@ -12,14 +12,14 @@ _MISSING: Final = inspect.Signature.empty
 
 
 def return_annotation(fn: Callable[..., Any]) -> Any:
-    """The annotation of what calling `fn` gives, awaited if need be; `inspect.Signature.empty` when it says nothing usable."""
+    """The annotation of what calling `fn` gives, awaited if need be; `Signature.empty` when it says nothing usable."""
     while isinstance(fn, (functools.partial, functools.partialmethod)):
         fn = fn.func
     if isinstance(fn, type):
         return fn
     fn = inspect.unwrap(fn)
     if not hasattr(fn, "__code__"):
-        call: Any = getattr(type(fn), "__call__", None)
+        call: Any = inspect.getattr_static(type(fn), "__call__", None)
         if not hasattr(call, "__code__"):
             return _MISSING
         fn = inspect.unwrap(call)
@@ -29,7 +29,7 @@ def return_annotation(fn: Callable[..., Any]) -> Any:
 def _resolved(fn: Callable[..., Any]) -> Any:
     try:
         annotation: Any = fn.__annotations__.get("return", _MISSING)
-    except Exception:  # noqa: BLE001 - evaluated when asked for, since Python 3.14
+    except Exception:  # evaluated when asked for, since Python 3.14
         return _MISSING
     if annotation is None or annotation is _MISSING:
         return annotation
@@ -37,7 +37,7 @@ def _resolved(fn: Callable[..., Any]) -> Any:
     probe: Any = type("probe", (), {"__annotations__": {"returns": annotation}})
     try:
         return typing.get_type_hints(probe, _globals(fn), _nonlocals(fn), include_extras=True)["returns"]
-    except Exception:  # noqa: BLE001 - annotations may contain anything
+    except Exception:  # annotations may contain anything
         return _MISSING
 
 

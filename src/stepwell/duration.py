@@ -31,7 +31,10 @@ _UNITS: Final[dict[str, int]] = {
     for name in names
 }
 _PART: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)", re.ASCII | re.IGNORECASE)
-_ACCEPTED: Final = "a timedelta, a number of seconds, or text such as '30 seconds', '500 ms', '5 min', '1.5 hours', '1 day', '2 weeks' or '1h30m'"
+_ACCEPTED: Final = (
+    "a timedelta, a number of seconds, or text such as '30 seconds', '500 ms', '5 min', '1.5 hours', '1 day', "
+    "'2 weeks' or '1h30m'"
+)
 
 
 def to_us(value: Duration, *, what: str = "duration", minimum: int | None = 0) -> int:
@@ -93,6 +96,6 @@ def _at_least(minimum: int) -> str:
 def _shown(value: object) -> str:
     try:
         text = repr(value)
-    except Exception:  # noqa: BLE001 - an int of more than 4,300 digits, or a repr of the user's own
+    except Exception:  # an int of more than 4,300 digits, or a repr of the user's own
         text = f"<{type(value).__name__}>"
     return text if len(text) <= 120 else f"{text[:117]}..."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 from stepwell.duration import Duration, to_us
 from stepwell.errors import InvalidInputError
@@ -38,14 +38,13 @@ class RetryPolicy:
     retry_if: Callable[[Exception], bool] | None = None
 
     def __post_init__(self) -> None:
-        retries: object = self.retries
+        retries, jitter = cast("object", self.retries), cast("object", self.jitter)
         if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
             raise InvalidInputError(f"retries must be a whole number, 0 or more, got {retries!r}.")
         to_us(self.delay, what="delay")
         to_us(self.max_delay, what="max_delay")
         if self.backoff not in BACKOFFS:
             raise InvalidInputError(f"backoff must be 'exponential', 'linear' or 'constant', got {self.backoff!r}.")
-        jitter: object = self.jitter
         if not isinstance(jitter, (int, float)) or isinstance(jitter, bool) or not 0 <= jitter <= MAX_JITTER:
             raise InvalidInputError(f"jitter must be a number from 0 to {MAX_JITTER}, got {jitter!r}.")
         if self.retry_if is not None and not callable(self.retry_if):

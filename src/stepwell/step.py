@@ -452,9 +452,10 @@ class Step(_Facts):
         Raises:
             StepTimeoutError: The deadline passed first; the block was cancelled.
         """
-        length = duration_us(duration, what="duration", minimum=0)
-        work = WithinWork(coro, length / 1_000_000)
+        _check_branch("step.within", coro)
+        work = WithinWork(coro)
         try:
+            work.set_length(duration_us(duration, what="duration", minimum=0))
             way: Awaitable[T] = await invoke(self._scope("step.within"), name, work)
             return await way
         finally:
@@ -470,6 +471,8 @@ class Step(_Facts):
         """
         if not branches:
             raise InvalidInputError(f"step.race({name!r}) needs at least one branch: key=coroutine.")
+        for branch in branches.values():
+            _check_branch("step.race", branch)
         work = RaceWork(branches)
         try:
             way: Awaitable[tuple[str, T]] = await invoke(self._scope("step.race"), name, work)
@@ -490,6 +493,11 @@ class Step(_Facts):
     async def now(self, name: str, /) -> datetime:
         """The current time (UTC), recorded: a replay gives the same."""
         return await invoke(self._scope("step.now"), name, _now())
+
+
+def _check_branch(what: str, branch: object) -> None:
+    if not asyncio.iscoroutine(branch):
+        raise TypeError(f"{what} takes coroutines, got {branch!r}. Call the async function: {what}(…, work(…)).")
 
 
 class _Do:
@@ -653,7 +661,8 @@ class SyncStep(_Facts):
 
         async def choose(_: Mailbox) -> T:
             side = Strand()
-            work = WithinWork(_in_thread(scope, side, block), length / 1_000_000, lambda _: side.lose())
+            work = WithinWork(_in_thread(scope, side, block), lambda _: side.lose())
+            work.set_length(length)
             try:
                 return await (await invoke(scope, name, work, inline=True))
             finally:

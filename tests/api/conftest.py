@@ -16,9 +16,7 @@ from stepwell.testing import Tester
 START = datetime(2030, 1, 1, tzinfo=UTC)
 """What the clock of the test kit says at first."""
 
-open_tester: Callable[..., AbstractAsyncContextManager[Tester]] = getattr(
-    kit, "in_memory" if hasattr(kit, "in_memory") else "testing"
-)
+open_tester: Callable[..., AbstractAsyncContextManager[Tester]] = kit.sandbox
 """The test kit's entry point."""
 
 

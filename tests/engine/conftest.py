@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from stepwell import Execution
 from stepwell.testing import Tester
 
 
@@ -26,6 +29,18 @@ def in_memory(tester: Tester) -> set[str]:
     return set(tester._worker.residents)
 
 
+async def statuses(execution: Execution[Any]) -> dict[str, str]:
+    """The status of each recorded step by its path."""
+    return {step.path: step.status for step in await execution.steps()}
+
+
+async def until(happened: Callable[[], object]) -> None:
+    """Wait for something that nobody announces."""
+    async with asyncio.timeout(5):
+        while not happened():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.001)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -37,14 +52,12 @@ def ledger() -> Ledger:
 
 
 @pytest.fixture
-def short_unwinding(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def short_unwinding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Abandon user code that does not end after 0.2 s instead of 10 s."""
     monkeypatch.setattr("stepwell._engine.runner.UNWIND_SECONDS", 0.2)
-    yield
 
 
 @pytest.fixture
-def short_grace(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give workflow code beside a long wait 20 ms instead of 1 s to reach its next step."""
     monkeypatch.setattr("stepwell._engine.runner.PARK_GRACE_SECONDS", 0.02)
-    yield

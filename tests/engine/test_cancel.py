@@ -5,27 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from stepwell import App, Execution, Step, SyncStep, Workflow
 from stepwell.errors import ExecutionCancelledError, ExecutionNotFoundError, InvalidTransitionError
-from stepwell.testing import testing
-from tests.engine.conftest import Ledger, in_memory
+from stepwell.testing import sandbox
+from tests.engine.conftest import Ledger, in_memory, statuses, until
 
 pytestmark = pytest.mark.anyio
-
-
-async def statuses(execution: Execution[Any]) -> dict[str, str]:
-    return {step.path: step.status for step in await execution.steps()}
-
-
-async def until(happened: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not happened():
-            await asyncio.sleep(0.001)
 
 
 def hanging(app: App, ledger: Ledger) -> Workflow[None, None]:
@@ -61,7 +49,7 @@ async def test_cancelled_while_queued_never_starts(ledger: Ledger) -> None:
     app = App()
     workflow = hanging(app, ledger)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger(delay="1 hour")
         await execution.cancel("changed my mind")
         await t.advance("2 hours")
@@ -81,7 +69,7 @@ async def test_running_body_is_cancelled_at_once_and_nothing_else_starts(ledger:
     app = App()
     workflow = hanging(app, ledger)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await until(lambda: ledger)
         await execution.cancel()
@@ -110,7 +98,7 @@ async def test_late_result_of_a_thread_is_thrown_away(ledger: Ledger) -> None:
         await step.run("slow", slow)
         return await step.run("after", ledger.note, "after")
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await until(began.is_set)
         await execution.cancel()
@@ -142,7 +130,7 @@ async def test_sync_workflow_starts_no_further_step(ledger: Ledger) -> None:
                 step.run("cleanup", ledger.note_in_thread, "cleanup")
             ended.set()
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await until(began.is_set)
         await execution.cancel()
@@ -166,7 +154,7 @@ async def test_cancelled_while_sleeping(ledger: Ledger, pause: str) -> None:
         await step.sleep("nap", pause)
         await step.run("after", ledger.note, "after")
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.settle()
         await execution.cancel()
@@ -191,7 +179,7 @@ async def test_cancelled_in_backoff(ledger: Ledger, delay: str) -> None:
 
         await step.run("failing", failing, retry_delay=delay, max_delay="1 day")
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.settle()
         assert await statuses(execution) == {"failing": "retrying"}
@@ -215,7 +203,7 @@ async def test_completed_steps_stay_completed(ledger: Ledger) -> None:
         await step.run("first", ledger.note, "first")
         await step.run("outer", outer)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.settle()
         await execution.cancel()
@@ -244,7 +232,7 @@ async def test_every_branch_is_ended(ledger: Ledger) -> None:
         await asyncio.gather(*(step.run(f"hang {n}", hang, n) for n in range(3)), step.sleep("nap", "1 hour"))
         await orphan
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await until(lambda: ledger == ["began"] * 4)
         await execution.cancel()
@@ -265,16 +253,16 @@ async def test_code_that_swallows_the_cancellation_changes_nothing(ledger: Ledge
             began.set()
             try:
                 await asyncio.Event().wait()
-            except BaseException:  # noqa: BLE001
+            except BaseException:
                 return "swallowed"
             return "never"
 
         try:
             return await step.run("hang", hang)
-        except BaseException:  # noqa: BLE001
+        except BaseException:
             return await step.run("after", ledger.note, "after")
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await began.wait()
         await execution.cancel()
@@ -289,7 +277,7 @@ async def test_on_error_does_not_run(ledger: Ledger) -> None:
     app = App()
     workflow = hanging(app, ledger)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await until(lambda: ledger)
         await execution.cancel()
@@ -314,7 +302,7 @@ async def test_cancelled_during_on_error_is_cancelled(ledger: Ledger) -> None:
         await step.sleep("nap", "1 hour")
         await step.run("after", ledger.note, "after")
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.settle()
         await execution.cancel()
@@ -332,7 +320,7 @@ async def test_cancelling_twice_is_fine_and_keeps_the_first_reason() -> None:
     async def workflow(step: Step) -> None:
         await step.sleep("nap", "1 hour")
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await workflow.trigger()
         await execution.cancel("first")
         await execution.cancel("second")
@@ -350,7 +338,7 @@ async def test_ended_execution_cannot_be_cancelled(outcome: str) -> None:
         if outcome == "failed":
             raise RuntimeError("of the user")
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger(outcome)
         await t.settle()
         with pytest.raises(InvalidTransitionError) as refused:
@@ -364,7 +352,7 @@ async def test_unknown_execution_is_not_found() -> None:
     app = App()
     workflow = hanging(app, Ledger())
 
-    async with testing(app):
+    async with sandbox(app):
         for call in (workflow.get_execution("nobody").cancel(), workflow.cancel("nobody")):
             with pytest.raises(ExecutionNotFoundError, match="nobody"):
                 await call
@@ -374,7 +362,7 @@ async def test_workflow_cancel_takes_an_id_and_a_reason(ledger: Ledger) -> None:
     app = App()
     workflow = hanging(app, ledger)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger(id="order-17")
         await workflow.cancel("order-17", "sold out")
         await t.settle()
@@ -387,7 +375,7 @@ async def test_waiting_caller_hears_of_the_cancel_at_once(ledger: Ledger) -> Non
     app = App()
     workflow = hanging(app, ledger)
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await workflow.trigger()
         waiting = asyncio.create_task(execution.result())
         await until(lambda: ledger)
@@ -401,7 +389,7 @@ async def test_cancelled_execution_stays_so_after_a_crash(ledger: Ledger) -> Non
     app = App()
     workflow = hanging(app, ledger)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await until(lambda: ledger)
         await execution.cancel()
@@ -430,7 +418,7 @@ async def test_what_cancel_answers_is_true_however_it_races_with_the_end(kind: s
     else:
 
         @app.workflow
-        def workflow(step: SyncStep) -> int:  # pyright: ignore[reportRedeclaration]
+        def workflow(step: SyncStep) -> int:
             return step.run("first", int) + step.run("second", body) + 1
 
     async def cancelled_after(turns: int, execution: Execution[int]) -> bool:
@@ -443,7 +431,7 @@ async def test_what_cancel_answers_is_true_however_it_races_with_the_end(kind: s
         return True
 
     answers: list[bool] = []
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         for turns in range(0, 120, 2):
             execution = await workflow.trigger()
             cancelled = await cancelled_after(turns, execution)
@@ -490,7 +478,7 @@ async def test_failed_sibling_cancels_the_others(ledger: Ledger) -> None:
         await step.sleep("later", "1 day")
         return f"caught {caught}"
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await until(lambda: "slow cancelled" in ledger)
         await t.settle()
@@ -522,7 +510,7 @@ async def test_timeout_around_a_step_records_it_as_cancelled(ledger: Ledger) -> 
             return "timeout"
         return "in time"
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await until(lambda: not in_memory(t) and ledger)
         assert await statuses(execution) == {"hang": "cancelled", "nap": "sleeping"}
@@ -550,7 +538,7 @@ async def test_replay_waits_to_be_cancelled_again(ledger: Ledger) -> None:
         await step.sleep("nap", "1 hour")
         return f"{ended_by_itself} {task.cancelled()}"
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await until(lambda: not in_memory(t) and ledger)
         await t.advance("1 hour")
@@ -571,7 +559,7 @@ async def test_task_cancelled_before_its_first_turn_leaves_no_step(ledger: Ledge
         await asyncio.wait([task])
         return await step.run("after", ledger.note, "after")
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.settle()
 
@@ -599,7 +587,7 @@ async def test_one_of_two_waiters_is_cancelled_and_the_body_goes_on(ledger: Ledg
         may_end.set()
         return [first.cancelled(), await second]
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
 
         assert await execution.result(5) == [True, "value"]
@@ -629,7 +617,7 @@ async def test_last_waiter_takes_the_body_along(ledger: Ledger) -> None:
         await asyncio.wait(tasks)
         return "end"
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         assert await execution.result(5) == "end"
         await t.settle()
@@ -655,7 +643,7 @@ async def test_cancelled_backoff_is_recorded_as_cancelled(ledger: Ledger) -> Non
         await step.sleep("later", "1 hour")
         return "cancelled" if task.cancelled() else "ended"
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.advance("2 hours")
 

@@ -14,7 +14,7 @@ import pytest
 
 from stepwell import App, Execution, Step, StepInfo, SyncStep, current_step
 from stepwell.errors import ExecutionFailedError, InvalidInputError, NonRetryableError, SerializationError, StepFailedError
-from stepwell.testing import testing
+from stepwell.testing import sandbox
 
 HOUR = "1 hour"
 
@@ -103,7 +103,7 @@ async def live_and_replayed(body: Callable[[], Awaitable[object]] | Callable[[],
         await step.sleep("pause", HOUR)
         return "went on"
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance(HOUR)
         assert await execution.result() == "went on"
@@ -241,11 +241,11 @@ async def test_a_class_unknown_to_the_next_process_is_a_step_failed_error_there(
         __module__ = "gone"
 
     first, second = program(Failing(lambda: GoneError("bye"))), program(Failing(lambda: ValueError("must not run")))
-    async with testing(first, database=database) as t:
+    async with sandbox(first, database=database) as t:
         await first.workflows["flow"].trigger(None, id="e")
         await t.settle()
     GoneError.__qualname__ = GoneError.__name__ = "Renamed"
-    async with testing(second, database=database) as t:
+    async with sandbox(second, database=database) as t:
         await t.advance(HOUR)
         await second.workflows["flow"].get_execution("e").result()
     assert isinstance(seen[1], StepFailedError)
@@ -280,7 +280,7 @@ async def test_a_caught_failure_stays_a_failure_and_the_body_does_not_run_again(
             return "handled"
         return "no failure"
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.settle()
         await t.crash()
@@ -297,7 +297,7 @@ async def test_an_uncaught_failure_fails_the_execution_with_its_error() -> None:
     async def flow(step: Step) -> None:
         await step.run("fail", Failing(lambda: CardError(code="declined", response=None)), retries=0)
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         with pytest.raises(ExecutionFailedError) as caught:
             await execution.result()
@@ -318,7 +318,7 @@ async def test_an_error_in_workflow_code_fails_the_execution_at_once() -> None:
         entries.append("entered")
         raise CardError(code="own", response=None)
 
-    async with testing(app):
+    async with sandbox(app):
         with pytest.raises(ExecutionFailedError, match="own"):
             await (await flow.trigger()).result()
     assert entries == ["entered"]
@@ -331,7 +331,7 @@ async def test_a_step_shows_its_error() -> None:
     async def flow(step: Step) -> None:
         await step.run("fail", Failing(lambda: ValueError("no")), retries=0)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.settle()
         error = (await the_step(execution, "fail")).error
@@ -374,7 +374,7 @@ async def test_any_base_exception_of_a_body_is_a_failed_attempt(make: Callable[[
         body: Any = in_thread if thread else in_loop
         return await step.run("odd", body)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance("10 seconds")
         assert await execution.result() == "second attempt"
@@ -406,7 +406,7 @@ async def test_a_base_exception_in_a_parallel_branch_is_a_failed_attempt(make: C
         )
         return [isinstance(result, StepFailedError) for result in results]
 
-    async with testing(app):
+    async with sandbox(app):
         assert await (await flow.trigger()).result() == [True, True]
     assert body.runs == 2
 
@@ -429,7 +429,7 @@ async def test_a_base_exception_of_workflow_code_fails_the_execution_and_spares_
     async def good(step: Step) -> str:
         return "fine"
 
-    async with testing(app):
+    async with sandbox(app):
         for workflow in (odd, odd_thread):
             with pytest.raises(ExecutionFailedError) as caught:
                 await (await workflow.trigger()).result()
@@ -514,7 +514,7 @@ async def test_a_cancel_scope_inside_the_body_stays_inside() -> None:
     async def flow(step: Step) -> str:
         return await step.run("body", body)
 
-    async with testing(app):
+    async with sandbox(app):
         assert await (await flow.trigger()).result() == "moved on"
 
 
@@ -555,7 +555,7 @@ async def test_a_function_that_is_not_callable_is_refused_with_its_place() -> No
         except TypeError as error:
             refusals.append(str(error))
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         await execution.result()
         assert await execution.steps() == []
@@ -578,7 +578,7 @@ async def test_a_serialization_error_of_a_body_is_not_tried_again() -> None:
     async def flow(step: Step) -> None:
         await step.run("x", body)
 
-    async with testing(app):
+    async with sandbox(app):
         with pytest.raises(ExecutionFailedError, match="mine"):
             await (await flow.trigger()).result()
     assert body.runs == 1
@@ -591,7 +591,7 @@ async def test_a_failed_execution_logs_without_noise(caplog: pytest.LogCaptureFi
     async def flow(step: Step) -> None:
         await step.run("x", Failing(lambda: ValueError("no")), retries=0)
 
-    async with testing(app):
+    async with sandbox(app):
         with pytest.raises(ExecutionFailedError):
             await (await flow.trigger()).result()
     assert not [record for record in caplog.records if record.levelno > logging.WARNING]

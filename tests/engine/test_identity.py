@@ -13,7 +13,7 @@ import pytest
 
 from stepwell import App, Execution, Step, StepInfo, SyncStep, current_step
 from stepwell.errors import ExecutionFailedError, InvalidInputError, NoStepContextError
-from stepwell.testing import testing
+from stepwell.testing import sandbox
 
 HOUR = "1 hour"
 
@@ -53,7 +53,7 @@ async def test_the_same_name_again_gives_the_first_result_without_running() -> N
     async def flow(step: Step) -> list[int]:
         return [await step.run("count", body), await step.run("count", body)]
 
-    async with testing(app):
+    async with sandbox(app):
         assert await (await flow.trigger()).result() == [1, 1]
         assert body.runs == 1
 
@@ -75,7 +75,7 @@ async def test_concurrent_calls_with_one_name_run_once() -> None:
         asyncio.get_running_loop().call_soon(release.set)
         return await asyncio.gather(*calls)
 
-    async with testing(app):
+    async with sandbox(app):
         assert await (await flow.trigger()).result() == ["value"] * 3
         assert starts == ["start"]
 
@@ -98,7 +98,7 @@ async def test_a_repeat_of_a_failed_step_raises_its_failure_without_running() ->
                 messages.append(str(error))
         return messages
 
-    async with testing(app):
+    async with sandbox(app):
         assert await (await flow.trigger()).result() == ["no", "no"]
         assert runs == ["run"]
 
@@ -113,7 +113,7 @@ async def test_a_repeat_with_other_arguments_gives_the_first_result_with_a_warni
     async def flow(step: Step) -> list[object]:
         return [await step.run("echo", echo, 1), await step.run("echo", echo, 2)]
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         assert await execution.result() == [1, 1]
         assert (await the_step(execution, "echo")).flag == "repeated"
@@ -130,7 +130,7 @@ async def test_a_repeat_with_another_function_is_flagged() -> None:
         await step.run("x", first)
         return await step.run("x", second, "other")
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         assert await execution.result() == 1
         assert (await the_step(execution, "x")).flag == "repeated"
@@ -150,7 +150,7 @@ async def test_a_repeat_with_a_closure_made_anew_is_not_flagged(caplog: pytest.L
             total += await step.run("same", body)
         return total
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         assert await execution.result() == 0
         assert (await the_step(execution, "same")).flag is None
@@ -165,7 +165,7 @@ async def test_strict_names_refuse_a_repeat_with_other_arguments() -> None:
         await step.run("echo", echo, 1)
         await step.run("echo", echo, 2)
 
-    async with testing(app):
+    async with sandbox(app):
         with pytest.raises(ExecutionFailedError, match="'echo'") as caught:
             await (await flow.trigger()).result()
     assert caught.value.error_type.endswith("WorkflowCodeError")
@@ -178,7 +178,7 @@ async def test_strict_names_allow_an_equal_repeat() -> None:
     async def flow(step: Step) -> list[object]:
         return [await step.run("echo", echo, 1), await step.run("echo", echo, 1)]
 
-    async with testing(app):
+    async with sandbox(app):
         assert await (await flow.trigger()).result() == [1, 1]
 
 
@@ -209,7 +209,7 @@ async def test_cancelling_one_of_two_waiters_leaves_the_body_running() -> None:
         release.set()
         return await second
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         assert await execution.result() == "value"
         assert (await the_step(execution, "shared")).status == "completed"
@@ -235,7 +235,7 @@ async def test_cancelling_the_last_waiter_cancels_the_body() -> None:
             call.cancel()
         await asyncio.wait(calls)
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         await execution.result()
         assert (await the_step(execution, "shared")).status == "cancelled"
@@ -271,7 +271,7 @@ async def test_cancelling_the_caller_in_whose_task_the_body_runs_leaves_the_othe
         release.set()
         return await other[0]
 
-    async with testing(app):
+    async with sandbox(app):
         assert await (await flow.trigger()).result() == "value"
 
 
@@ -289,7 +289,7 @@ async def test_one_name_under_different_parents_is_two_steps() -> None:
     async def flow(step: Step) -> list[int]:
         return [await step.run("a", parent), await step.run("b", parent), await step.run("leaf", leaf)]
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         assert await execution.result() == [1, 2, 3]
         assert sorted(await paths(execution)) == ["a", "a/leaf", "b", "b/leaf", "leaf"]
@@ -305,7 +305,7 @@ async def test_tasks_started_inside_a_body_inherit_its_scope() -> None:
     async def flow(step: Step) -> object:
         return await step.run("parent", parent)
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         assert await execution.result() == "value"
         assert sorted(await paths(execution)) == ["parent", "parent/leaf"]
@@ -326,7 +326,7 @@ async def test_an_execution_triggered_inside_a_body_has_a_scope_of_its_own() -> 
 
         return await step.run("start", start)
 
-    async with testing(app):
+    async with sandbox(app):
         triggered = other.get_execution(await (await flow.trigger()).result())
         assert await triggered.result() == ""
         assert await paths(triggered) == ["work"]
@@ -343,7 +343,7 @@ async def test_branches_may_replay_in_another_order() -> None:
         await step.sleep(HOUR)
         return dict(zip(names, found, strict=True))
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance(HOUR)
         assert await execution.result() == {"a": 1, "b": 2, "c": 3}
@@ -368,10 +368,10 @@ async def test_a_step_added_in_front_does_not_shift_results(tmp_path: Path) -> N
         await step.sleep("pause", HOUR)
         return found
 
-    async with testing(old, database=database) as t:
+    async with sandbox(old, database=database) as t:
         execution_id = (await first.trigger(id="e")).id
         await t.settle()
-    async with testing(new, database=database) as t:
+    async with sandbox(new, database=database) as t:
         await t.advance(HOUR)
         assert await second.get_execution(execution_id).result() == [3, 1, 2]
 
@@ -394,16 +394,16 @@ async def test_a_recorded_path_met_with_another_kind_runs_nothing_and_waits_for_
         await step.now("x")
         return await step.run("later", later)
 
-    async with testing(old, database=database) as t:
+    async with sandbox(old, database=database) as t:
         await first.trigger(id="e")
         await t.settle()
-    async with testing(new, database=database) as t:
+    async with sandbox(new, database=database) as t:
         await t.advance(HOUR)
         info = await second.get_execution("e").info()
         assert (info.status, later.runs) == ("queued", 0)
         assert "'x'" in (info.waiting_for or "")
         restarted_at = info.wake_at
-    async with testing(old, database=database, start=restarted_at) as t:
+    async with sandbox(old, database=database, start=restarted_at) as t:
         assert await first.get_execution("e").result() == 1
     assert body.runs == 1
 
@@ -422,7 +422,7 @@ async def test_two_kinds_under_one_name_end_as_a_mismatch_that_code_cannot_swall
         await step.run("after", echo, 1)
         after.append("went on")
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.settle()
         info = await execution.info()
@@ -450,7 +450,7 @@ async def test_special_characters_in_names_cannot_meet_other_paths() -> None:
             await step.run("#on_error", leaf),
         ]
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         assert await execution.result() == [1, 2, 3, 4]
         found = {step.path: step.name for step in await execution.steps()}
@@ -473,7 +473,7 @@ async def test_any_printable_text_is_a_name(name: str) -> None:
         await step.sleep(HOUR)
         return value
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance(HOUR)
         assert await execution.result() == 1
@@ -493,7 +493,7 @@ async def test_bad_names_are_refused_before_anything_runs(name: Any) -> None:
         except InvalidInputError as error:
             refusals.append(str(error))
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         await execution.result()
         assert await execution.steps() == []
@@ -519,7 +519,7 @@ async def test_do_runs_a_local_function_as_a_step_with_all_its_arguments() -> No
         await step.sleep(HOUR)
         return value
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance(HOUR)
         assert await execution.result() == "Hello Ada"
@@ -539,7 +539,7 @@ async def test_do_makes_a_plain_function_awaitable() -> None:
 
         return await double(21)
 
-    async with testing(app):
+    async with sandbox(app):
         assert await (await flow.trigger()).result() == 42
 
 
@@ -555,7 +555,7 @@ async def test_do_takes_the_options_of_run() -> None:
 
         await fail()
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         with pytest.raises(ExecutionFailedError, match="no"):
             await execution.result()
@@ -572,7 +572,7 @@ async def test_do_with_a_function_as_argument_names_step_run() -> None:
             step.do("name", echo)
         return "refused"
 
-    async with testing(app):
+    async with sandbox(app):
         assert await (await flow.trigger()).result() == "refused"
 
 
@@ -607,7 +607,7 @@ async def test_facts_of_a_body() -> None:
 
         return await step.run("outer", parent)
 
-    async with testing(app):
+    async with sandbox(app):
         assert await (await flow.trigger(id="e")).result() == ["e", 1, 1, "outer/inner", "e/outer/inner/1"]
 
 
@@ -618,7 +618,7 @@ async def test_facts_of_the_execution() -> None:
     async def flow(step: Step) -> list[Any]:
         return [step.execution_id, step.run_number, step.created_at.isoformat(), step.attempt, step.path]
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger(id="e", delay=HOUR)
         await t.advance(HOUR)
         created_at = (await execution.info()).created_at
@@ -641,7 +641,7 @@ async def test_the_idempotency_key_is_the_same_in_every_attempt_and_after_a_cras
     async def flow(step: Step) -> None:
         await step.run("charge", charge)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.settle()
         t.clock.move_to(t.clock.now() + 10_000_000)
@@ -666,7 +666,7 @@ async def test_two_steps_have_two_idempotency_keys() -> None:
     async def flow(step: Step) -> set[str]:
         return {await step.run("a", key), await step.run("b", key)}
 
-    async with testing(app):
+    async with sandbox(app):
         assert len(await (await flow.trigger()).result()) == 2
 
 
@@ -681,7 +681,7 @@ async def test_the_log_of_a_step_carries_execution_and_path(caplog: pytest.LogCa
     async def flow(step: Step) -> None:
         await step.run("speak", body)
 
-    async with testing(app):
+    async with sandbox(app):
         await (await flow.trigger(id="e")).result()
 
     record: Any = next(record for record in caplog.records if record.getMessage() == "hello from the body")
@@ -722,7 +722,7 @@ async def test_carry_keeps_the_scope_of_the_body_it_was_made_in() -> None:
     async def flow(step: Step) -> str:
         return await step.run("parent", parent)
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         assert await execution.result() == "value"
         assert sorted(await paths(execution)) == ["parent", "parent/leaf"]

@@ -1,13 +1,12 @@
-"""Executions that wait for long leave memory, whatever their code does about being cancelled, and reach the right end.
+"""Executions that wait for long leave memory, whatever their code does about it, and reach the right end.
 
-Each shape below is workflow code around a sleep, with the output and the side effects that a plain run of it would have.
+Each shape below is workflow code around a sleep, with the output and the side effects that a plain run would have.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -21,8 +20,8 @@ import pytest
 
 from stepwell import App, Step, SyncStep, Workflow, current_step
 from stepwell.clock import from_us
-from stepwell.testing import Tester, testing
-from tests.engine.conftest import Ledger, in_memory
+from stepwell.testing import Tester, sandbox
+from tests.engine.conftest import Ledger, in_memory, until
 
 pytestmark = pytest.mark.anyio
 
@@ -105,9 +104,7 @@ async def gather_of_two(step: Step, ledger: Ledger, pause: timedelta) -> object:
 
 @shape([None, None], "after")
 async def gather_with_return_exceptions(step: Step, ledger: Ledger, pause: timedelta) -> object:
-    slept = await asyncio.gather(
-        step.sleep("first", pause), step.sleep("second", 2 * pause), return_exceptions=True
-    )
+    slept = await asyncio.gather(step.sleep("first", pause), step.sleep("second", 2 * pause), return_exceptions=True)
     await step.run("after", ledger.note, "after")
     return slept
 
@@ -154,6 +151,15 @@ async def wait_for(step: Step, ledger: Ledger, pause: timedelta) -> object:
     return "end"
 
 
+@shape("end", "before", "after")
+async def sleeping_task_that_is_awaited_later(step: Step, ledger: Ledger, pause: timedelta) -> object:
+    task = asyncio.create_task(step.sleep("nap", pause))
+    await step.run("before", ledger.note, "before")
+    await task
+    await step.run("after", ledger.note, "after")
+    return "end"
+
+
 @shape("end", "after")
 async def shield(step: Step, ledger: Ledger, pause: timedelta) -> object:
     await asyncio.shield(step.sleep("nap", pause))
@@ -196,7 +202,7 @@ async def running_orphan(step: Step, ledger: Ledger, pause: timedelta) -> object
 async def except_exception(step: Step, ledger: Ledger, pause: timedelta) -> object:
     try:
         await step.sleep("nap", pause)
-    except Exception:  # noqa: BLE001
+    except Exception:
         await step.run("never", ledger.note, "never")
         return "caught"
     return "end"
@@ -214,7 +220,7 @@ async def swallowed_cancellation(step: Step, ledger: Ledger, pause: timedelta) -
 async def return_from_except(step: Step, ledger: Ledger, pause: timedelta) -> object:
     try:
         await step.sleep("nap", pause)
-    except BaseException:  # noqa: BLE001
+    except BaseException:
         return "x"
     return "end"
 
@@ -453,7 +459,7 @@ def sync_plain(step: SyncStep, ledger: Ledger, pause: timedelta) -> object:
 def sync_except_exception(step: SyncStep, ledger: Ledger, pause: timedelta) -> object:
     try:
         step.sleep("nap", pause)
-    except Exception:  # noqa: BLE001
+    except Exception:
         step.run("never", ledger.note, "never")
         return "caught"
     return "end"
@@ -471,7 +477,7 @@ def sync_swallowed_cancellation(step: SyncStep, ledger: Ledger, pause: timedelta
 def sync_return_from_except(step: SyncStep, ledger: Ledger, pause: timedelta) -> object:
     try:
         step.sleep("nap", pause)
-    except BaseException:  # noqa: BLE001
+    except BaseException:
         return "x"
     return "end"
 
@@ -582,25 +588,19 @@ async def parked(t: Tester, *ids: str) -> None:
     await t.settle()
 
 
-async def until(happened: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not happened():
-            await asyncio.sleep(0.001)
-
-
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.function.__name__)
 
 
 def same(output: object, expected: object) -> bool:
     """Equal but for tuples, which come back as lists where no annotation says otherwise."""
-    return output == expected or (isinstance(expected, tuple) and output == [*expected])  # pyright: ignore[reportUnknownVariableType]
+    return output == expected or (isinstance(expected, tuple) and output == [*expected])
 
 
 @every_shape
 async def test_short_wait_stays_in_memory(shape: Shape | SyncShape, ledger: Ledger) -> None:
     workflow = shape.define(ledger, SHORT)
 
-    async with testing(workflow._app) as t:
+    async with sandbox(workflow._app) as t:
         execution = await workflow.trigger()
         await t.settle()
         assert in_memory(t) == {execution.id}
@@ -618,7 +618,7 @@ async def test_short_wait_stays_in_memory(shape: Shape | SyncShape, ledger: Ledg
 async def test_long_wait_leaves_memory_and_reaches_the_same_end(shape: Shape | SyncShape, ledger: Ledger) -> None:
     workflow = shape.define(ledger, LONG)
 
-    async with testing(workflow._app) as t:
+    async with sandbox(workflow._app) as t:
         execution = await workflow.trigger()
         await parked(t, execution.id)
         info = await execution.info()
@@ -635,7 +635,7 @@ async def test_long_wait_leaves_memory_and_reaches_the_same_end(shape: Shape | S
 async def test_crash_during_a_short_wait_changes_nothing(shape: Shape | SyncShape, ledger: Ledger) -> None:
     workflow = shape.define(ledger, SHORT)
 
-    async with testing(workflow._app) as t:
+    async with sandbox(workflow._app) as t:
         execution = await workflow.trigger()
         await t.settle()
         for _ in range(3):
@@ -655,11 +655,11 @@ async def test_restart_during_a_long_wait_changes_nothing(
 ) -> None:
     workflow, database = shape.define(ledger, LONG), f"sqlite:///{tmp_path / 'test.db'}"
 
-    async with testing(workflow._app, database=database) as t:
+    async with sandbox(workflow._app, database=database) as t:
         execution = await workflow.trigger()
         await t.settle()
         start = t.clock.now()
-    async with testing(workflow._app, database=database, start=from_us(start) + LONG / 2) as t:
+    async with sandbox(workflow._app, database=database, start=from_us(start) + LONG / 2) as t:
         await t.advance("1 day")
         assert same(await workflow.get_execution(execution.id).result(5), shape.output)
 
@@ -674,7 +674,7 @@ async def test_function_that_waits_leaves_memory_at_once(monkeypatch: pytest.Mon
     async def workflow(step: Step) -> None:
         await step.sleep("nap", "1 hour")
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         executions = [await workflow.trigger() for _ in range(50)]
         await t.settle()
         assert in_memory(t) == set()
@@ -694,7 +694,7 @@ async def test_branch_goes_on_while_another_sleeps_for_long(ledger: Ledger) -> N
 
         await asyncio.gather(step.sleep("nap", "1 hour"), branch())
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         await workflow.trigger()
         await t.settle()
 
@@ -714,7 +714,7 @@ async def test_task_goes_on_while_the_function_sleeps_for_long(ledger: Ledger) -
         await step.sleep("nap", "1 hour")
         await task
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         await workflow.trigger()
         await t.settle()
 
@@ -728,7 +728,7 @@ async def test_body_that_runs_keeps_the_execution_in_memory() -> None:
     async def workflow(step: Step) -> None:
         await asyncio.gather(step.sleep("nap", "1 hour"), step.run("busy", may_end.wait))
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await until(lambda: execution.id in in_memory(t))
         await asyncio.sleep(0.05)
@@ -750,7 +750,7 @@ async def test_body_whose_branches_all_wait_leaves_memory(ledger: Ledger) -> Non
 
         return await step.run("body", body)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await until(lambda: bool(ledger))
         await until(lambda: not in_memory(t))
@@ -774,7 +774,7 @@ async def test_raw_await_longer_than_the_grace_is_awaited_again(ledger: Ledger) 
 
         await asyncio.gather(step.sleep("nap", "1 hour"), branch())
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await parked(t, execution.id)
         assert ledger == ["entered"]
@@ -798,7 +798,7 @@ async def test_shorter_timeout_never_fires_around_a_long_sleep(ledger: Ledger) -
         await step.run("after", ledger.note, "after")
         return "slept"
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await parked(t, execution.id)
         await asyncio.sleep(0.06)
@@ -820,7 +820,7 @@ async def test_branch_that_fails_while_another_sleeps_fails_the_execution_then()
 
         await asyncio.gather(step.sleep("long", "1 hour"), branch())
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.advance("30 minutes")
 
@@ -842,7 +842,7 @@ async def test_body_that_sleeps_is_entered_again_as_the_same_attempt(ledger: Led
 
         await step.run("body", body)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.settle()
         assert in_memory(t) == set()
@@ -869,7 +869,7 @@ async def test_finally_that_hangs_is_abandoned(ledger: Ledger, caplog: pytest.Lo
         await step.run("after", ledger.note, "after")
         return "end"
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await parked(t, execution.id)
         assert "abandoned" in caplog.text
@@ -891,7 +891,7 @@ async def test_code_that_swallows_everything_neither_spins_nor_holds_up_others(l
                 await step.sleep("nap", "1 hour")
                 await step.run("after", ledger.note, "after")
                 return "end"
-            except BaseException:  # noqa: BLE001
+            except BaseException:
                 caught[0] += 1
         return "over"
 
@@ -899,7 +899,7 @@ async def test_code_that_swallows_everything_neither_spins_nor_holds_up_others(l
     async def neighbour(step: Step) -> str:
         return await step.run("note", ledger.note, "neighbour")
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await stubborn.trigger()
         await until(lambda: caught[0] > 0)
         assert await (await neighbour.trigger()).result(5) == "neighbour"
@@ -924,7 +924,7 @@ async def test_thread_that_swallows_everything_neither_spins_nor_holds_up_others
                 step.sleep("nap", "1 hour")
                 step.run("after", ledger.note_in_thread, "after")
                 return "end"
-            except BaseException:  # noqa: BLE001
+            except BaseException:
                 caught[0] += 1
         return "over"
 
@@ -932,7 +932,7 @@ async def test_thread_that_swallows_everything_neither_spins_nor_holds_up_others
     def neighbour(step: SyncStep) -> str:
         return step.run("note", ledger.note_in_thread, "neighbour")
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await stubborn.trigger()
         try:
             await until(lambda: caught[0] > 0)
@@ -962,7 +962,7 @@ async def test_thread_has_unwound_before_its_execution_leaves_memory() -> None:
             may_end.wait(10)
             raise
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         try:
             await asyncio.wait_for(unwinding.wait(), 5)

@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
-from stepwell import App, Execution, Step, SyncStep
-from stepwell.testing import testing
-from tests.engine.conftest import Ledger, in_memory
+from stepwell import App, Step, SyncStep
+from stepwell.testing import sandbox
+from tests.engine.conftest import Ledger, in_memory, statuses, until
 
 pytestmark = pytest.mark.anyio
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
-
-
-async def statuses(execution: Execution[Any]) -> dict[str, str]:
-    return {step.path: step.status for step in await execution.steps()}
-
-
-async def until(happened: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not happened():
-            await asyncio.sleep(0.001)
 
 
 async def test_first_branch_to_end_gives_key_and_value() -> None:
@@ -41,7 +30,7 @@ async def test_first_branch_to_end_gives_key_and_value() -> None:
         key, value = await step.race("first", paid=step.run("payment", payment), expired=step.sleep("expiry", "1 hour"))
         return [key, value]
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await until(lambda: t._worker.bodies)
         paid.set()
@@ -67,7 +56,7 @@ async def test_losing_body_is_cancelled_and_recorded_so(ledger: Ledger, pause: s
         key, _ = await step.race("first", paid=step.run("slow", slow), expired=step.sleep("expiry", pause))
         return key
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await until(lambda: ledger)
         t.clock.move_to(t.clock.now() + 3_600_000_000)
@@ -92,7 +81,7 @@ async def test_winner_is_the_same_on_every_replay(ledger: Ledger) -> None:
         await step.sleep("later", "1 day")
         return [key, value]
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.advance("1 hour")
         assert ledger.count("quick") == 1
@@ -111,12 +100,15 @@ async def test_decided_losers_are_closed_unstarted_on_replay(ledger: Ledger) -> 
     @app.workflow
     async def workflow(step: Step) -> str:
         key, _ = await step.race(
-            "first", note=step.run("note", ledger.note, "note"), nap=step.sleep("nap", "1 hour"), day=step.sleep("day", "1 day")
+            "first",
+            note=step.run("note", ledger.note, "note"),
+            nap=step.sleep("nap", "1 hour"),
+            day=step.sleep("day", "1 day"),
         )
         await step.sleep("later", "1 week")
         return key
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.settle()
         for _ in range(3):
@@ -144,7 +136,7 @@ async def test_error_of_the_winner_is_raised_live_and_on_replay() -> None:
             return repr(error)
         return "no error"
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.advance("1 day")
 
@@ -169,7 +161,7 @@ async def test_error_of_a_loser_changes_nothing() -> None:
         _, value = await step.race("first", failing=failing(), winner=winner())
         return str(value)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         assert await (await workflow.trigger()).result(5) == "value"
         await t.settle()
 
@@ -186,7 +178,7 @@ async def test_steps_of_branches_belong_to_the_surrounding_scope(ledger: Ledger)
         await step.race("first", only=branch())
         return await step.run("shared", ledger.note, "shared")
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         assert await execution.result(5) == "shared"
         assert await statuses(execution) == {"first": "completed", "shared": "completed", "more": "completed"}
@@ -205,7 +197,7 @@ async def test_race_of_waits_leaves_memory_until_the_earliest(reverse: bool) -> 
         key, _ = await step.race("first", **dict(sorted(branches.items(), reverse=reverse)))
         return key
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.settle()
         info = await execution.info()
@@ -228,7 +220,7 @@ async def test_winning_branch_goes_on_although_the_other_sleeps_for_long(ledger:
         key, _ = await step.race("first", busy=busy(), nap=step.sleep("nap", "1 hour"))
         return key
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.settle()
 
@@ -249,7 +241,7 @@ async def test_crash_before_the_decision_keeps_what_branches_have_done(ledger: L
         key, _ = await step.race("first", a=branch("a", 4), b=branch("b", 3))
         return key
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.advance(2)
         await t.crash()
@@ -273,7 +265,7 @@ async def test_repeated_name_gives_the_first_result(ledger: Ledger) -> None:
         await step.sleep("nap", "1 hour")
         return [*first, *second]
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.advance("1 hour")
 
@@ -293,7 +285,7 @@ async def test_race_without_branches_is_refused() -> None:
             return str(error)
         return "taken"
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.settle()
 
@@ -313,7 +305,7 @@ async def test_refused_call_closes_its_branches(name: object) -> None:
             return "refused"
         return "taken"
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.settle()
 
@@ -328,7 +320,7 @@ async def test_branch_may_have_any_name() -> None:
         key, _ = await step.race("first", name=step.sleep("nap", 0), self=step.sleep("day", "1 day"))
         return key
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.settle()
 
@@ -347,7 +339,7 @@ async def test_race_inside_a_body_is_decided_once(ledger: Ledger) -> None:
 
         return await step.run("body", body)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.settle()
         assert in_memory(t) == set()
@@ -375,7 +367,7 @@ async def test_sync_branches_run_in_threads_of_their_own(ledger: Ledger, pause: 
         step.sleep("later", "1 day")
         return [key, value]
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.settle()
         assert len(threads) == 2
@@ -401,7 +393,7 @@ async def test_late_result_of_a_losing_thread_is_thrown_away(ledger: Ledger) -> 
         key, _ = step.race("first", slow=slow, quick=lambda: step.sleep("nap", 3))
         return key
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await until(lambda: t._worker.bodies)
         t.clock.move_to(t.clock.now() + 3_000_000)
@@ -424,13 +416,13 @@ async def test_losing_thread_that_swallows_everything_does_not_spin() -> None:
             while not over.is_set():
                 try:
                     step.sleep("long", "1 hour")
-                except BaseException:  # noqa: BLE001
+                except BaseException:
                     caught[0] += 1
 
         key, _ = step.race("first", stubborn=stubborn, quick=lambda: step.sleep("short", 3))
         return key
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         try:
             await t.advance(3)

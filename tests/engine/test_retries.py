@@ -13,7 +13,7 @@ import pytest
 from stepwell import App, Execution, RetryPolicy, Step, StepInfo, SyncStep, current_step
 from stepwell.clock import from_us
 from stepwell.errors import ExecutionFailedError, InvalidInputError, NonRetryableError, SerializationError
-from stepwell.testing import Tester, testing
+from stepwell.testing import Tester, sandbox
 
 LONG_ENOUGH = "1 day"
 NO_JITTER = RetryPolicy(jitter=0)
@@ -59,7 +59,7 @@ def flow_of(app: App, body: Callable[[], Any], **options: Any) -> Any:
 async def gaps(app: App, body: Flaky, **options: Any) -> list[float]:
     """Seconds between the end of an attempt and the start of the next one."""
     flow = flow_of(app, body, **options)
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance(LONG_ENOUGH)
         assert await execution.status() == "failed"
@@ -78,7 +78,7 @@ async def test_by_default_a_step_has_four_attempts() -> None:
     app, body = App(), Flaky()
     flow = flow_of(app, body)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance(LONG_ENOUGH)
         with pytest.raises(ExecutionFailedError, match="down"):
@@ -93,7 +93,7 @@ async def test_retries_are_the_attempts_after_the_first(retries: int, attempts: 
     app, body = App(), Flaky()
     flow = flow_of(app, body, retries=retries)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance(LONG_ENOUGH)
         assert await execution.status() == "failed"
@@ -105,7 +105,7 @@ async def test_the_eleventh_attempt_may_succeed_after_minutes_of_backoff() -> No
     app, body = App(), Flaky(10)
     flow = flow_of(app, body, retries=10)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance("3 minutes")
         assert await execution.status() == "sleeping"
@@ -136,7 +136,7 @@ async def test_retries_come_from_the_step_then_the_workflow_then_the_app(
     async def flow(step: Step) -> None:
         await step.run("flaky", body, retries=step_retries)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         await flow.trigger()
         await t.advance(LONG_ENOUGH)
     assert len(body.attempts) == attempts
@@ -159,7 +159,7 @@ async def test_a_policy_of_the_workflow_holds_for_its_steps_and_a_step_changes_p
             except ConnectionError:
                 pass
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance(LONG_ENOUGH)
         await execution.result()
@@ -178,7 +178,7 @@ async def test_bad_options_are_refused_before_the_body_runs(options: dict[str, A
     app, body = App(), Flaky(0)
     flow = flow_of(app, body, **options)
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         with pytest.raises(ExecutionFailedError) as caught:
             await execution.result()
@@ -221,7 +221,7 @@ async def test_the_next_attempt_is_shown_with_its_time() -> None:
     app, body = App(), Flaky()
     flow = flow_of(app, body)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.settle()
         step = await the_step(execution)
@@ -235,7 +235,7 @@ async def test_no_attempt_starts_before_its_time() -> None:
     app, body = App(), Flaky(1)
     flow = flow_of(app, body, retries=NO_JITTER, retry_delay=4)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance(3.999)
         assert body.attempts == [1]
@@ -264,7 +264,7 @@ async def test_a_short_backoff_stays_in_memory_and_a_long_one_parks() -> None:
         return await step.run("flaky", long_body, retries=NO_JITTER, retry_delay=6)
 
     short = define("short", 5)
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         first, second = await short.trigger(), await parked.trigger()
         await t.settle()
         info = await second.info()
@@ -285,7 +285,7 @@ async def test_a_crash_neither_forgets_nor_repeats_nor_prolongs_the_backoff(dela
     app, body = App(), Flaky(2)
     flow = flow_of(app, body, retries=RetryPolicy(retries=2, delay=delay, backoff="constant", max_delay=600, jitter=0))
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance(delay - 1)
         await t.crash()
@@ -308,11 +308,11 @@ async def test_a_backoff_that_ended_while_nobody_ran_is_over_at_the_next_start(t
     flow_of(first, body)
     flow = flow_of(second, body)
 
-    async with testing(first, database=database) as t:
+    async with sandbox(first, database=database) as t:
         await first.workflows["flow"].trigger(None, id="e")
         await t.settle()
     later = now(t) + timedelta(hours=1)
-    async with testing(second, database=database, start=later):
+    async with sandbox(second, database=database, start=later):
         assert await flow.get_execution("e").result() == 2
     assert body.attempts == [1, 2]
 
@@ -329,7 +329,7 @@ async def test_used_up_attempts_stay_used_up_after_a_crash() -> None:
             await step.sleep("pause", "1 hour")
         return "done"
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance("1 minute")
         await t.crash()
@@ -353,7 +353,7 @@ async def test_an_attempt_cut_by_a_crash_begins_anew_with_the_same_number() -> N
         raise ValueError("last")
 
     flow = flow_of(app, body, retries=RetryPolicy(retries=2, delay=0))
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await blocked.wait()
         await t.crash()
@@ -374,7 +374,7 @@ async def test_some_errors_are_never_tried_again(make: Callable[[], BaseExceptio
     app, body = App(), Flaky(make=make)
     flow = flow_of(app, body, retries=5)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.settle()
         with pytest.raises(ExecutionFailedError, match="stop") as caught:
@@ -400,7 +400,7 @@ async def test_retry_if_decides_from_the_error() -> None:
             return value
         return 0
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance("1 minute")
         assert await execution.result() == 3
@@ -425,7 +425,7 @@ async def test_a_failure_of_a_nested_step_is_not_tried_again_by_its_parent(wrapp
             raise ExceptionGroup("group", [ValueError("other"), error]) from None
 
     flow = flow_of(app, parent, retries=3)
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance(LONG_ENOUGH)
         assert await execution.status() == "failed"
@@ -447,7 +447,7 @@ async def test_a_nested_failure_met_again_after_a_crash_is_not_tried_again_by_it
             raise
 
     flow = flow_of(app, parent, retries=3)
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await blocked.wait()
         await t.crash()
@@ -470,7 +470,7 @@ async def test_a_parent_that_handles_the_nested_failure_and_fails_by_itself_is_t
         return "done"
 
     flow = flow_of(app, parent, retries=3)
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance(LONG_ENOUGH)
         assert await execution.result() == "done"
@@ -490,7 +490,7 @@ async def test_a_parents_retry_reuses_finished_children() -> None:
         return value
 
     flow = flow_of(app, parent)
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance("1 minute")
         assert await execution.result() == 1
@@ -522,7 +522,7 @@ async def test_a_child_cancelled_by_a_failing_attempt_runs_again_in_the_next_one
         return found.result()
 
     flow = flow_of(app, parent, retries=RetryPolicy(delay=0))
-    async with testing(app):
+    async with sandbox(app):
         assert await (await flow.trigger()).result(timeout=5) == "leaf"
     assert runs == ["leaf", "leaf"]
 
@@ -536,7 +536,7 @@ async def test_an_error_outside_any_step_is_not_tried_again() -> None:
         entries.append("entered")
         raise ConnectionError("outside")
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance(LONG_ENOUGH)
         assert await execution.status() == "failed"
@@ -551,7 +551,7 @@ async def test_failed_attempts_are_recorded_with_error_times_and_worker() -> Non
     app, body = App(), Flaky(2)
     flow = flow_of(app, body, retries=NO_JITTER)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         began = now(t)
         execution = await flow.trigger()
         await t.advance("1 minute")
@@ -573,7 +573,7 @@ async def test_the_last_failed_attempt_is_recorded_too() -> None:
     app, body = App(), Flaky()
     flow = flow_of(app, body, retries=1)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance("1 minute")
         step = await the_step(execution)
@@ -607,7 +607,7 @@ async def test_steps_are_retried_independently() -> None:
     async def flow(step: Step) -> list[int]:
         return [await step.run("first", first), await step.run("second", second)]
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance("1 minute")
         assert await execution.result() == [2, 3]
@@ -621,7 +621,7 @@ async def test_parallel_steps_back_off_side_by_side() -> None:
     async def flow(step: Step) -> list[int]:
         return await asyncio.gather(*(step.run(f"s{n}", body) for n, body in enumerate(bodies)))
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance("1 second")
         assert await execution.result() == [2] * 5

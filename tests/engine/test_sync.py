@@ -11,16 +11,10 @@ import pytest
 
 from stepwell import App, Step, SyncStep, current_step
 from stepwell.errors import NoStepContextError, WorkflowCodeError
-from stepwell.testing import testing
-from tests.engine.conftest import Ledger
+from stepwell.testing import sandbox
+from tests.engine.conftest import Ledger, until
 
 pytestmark = pytest.mark.anyio
-
-
-async def until(happened: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not happened():
-            await asyncio.sleep(0.001)
 
 
 async def test_sync_workflow_runs_in_a_thread_and_its_sync_bodies_in_the_same() -> None:
@@ -30,7 +24,7 @@ async def test_sync_workflow_runs_in_a_thread_and_its_sync_bodies_in_the_same() 
     def workflow(step: SyncStep) -> list[int]:
         return [threading.get_ident(), step.run("body", threading.get_ident), step.run("other", threading.get_ident)]
 
-    async with testing(app):
+    async with sandbox(app):
         own, body, other = await (await workflow.trigger()).result(5)
 
     assert own == body == other != threading.get_ident()
@@ -47,7 +41,7 @@ async def test_async_bodies_of_a_sync_workflow_run_in_the_event_loop() -> None:
 
         return step.run("body", body)
 
-    async with testing(app):
+    async with sandbox(app):
         assert await (await workflow.trigger()).result(5) == threading.get_ident()
 
 
@@ -58,7 +52,7 @@ async def test_executor_thread_takes_a_sync_body_elsewhere() -> None:
     def workflow(step: SyncStep) -> bool:
         return step.run("body", threading.get_ident, executor="thread") != threading.get_ident()
 
-    async with testing(app):
+    async with sandbox(app):
         assert await (await workflow.trigger()).result(5)
 
 
@@ -78,7 +72,7 @@ async def test_own_executor_is_used_in_both_kinds_of_workflow() -> None:
         async def other(step: Step) -> str:
             return await step.run("body", name, executor=pool)
 
-        async with testing(app):
+        async with sandbox(app):
             assert await (await plain.trigger()).result(5) == "mine_0"
             assert await (await other.trigger()).result(5) == "mine_0"
 
@@ -97,7 +91,7 @@ async def test_nested_steps_have_paths_and_run_in_the_same_thread(ledger: Ledger
 
         return step.run("outer", outer) == threading.get_ident()
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         assert await execution.result(5)
         await t.settle()
@@ -120,7 +114,7 @@ async def test_do_decorates_plain_functions(ledger: Ledger) -> None:
 
         return double(number, extra=1)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger(4)
         await t.advance("1 minute")
         assert await execution.result(5) == 9
@@ -144,7 +138,7 @@ async def test_errors_of_bodies_reach_the_plain_function_live_and_on_replay(ledg
             return repr(error)
         return "no error"
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.advance("1 hour")
         assert await execution.result(5) == "KeyError('of the user')"
@@ -174,7 +168,7 @@ async def test_carried_calls_run_in_parallel_threads(pause: str, ledger: Ledger)
         step.sleep("nap", pause)
         return total
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await until(lambda: len(ledger) == 2)
         await t.advance("1 hour")
@@ -195,7 +189,7 @@ async def test_carried_body_runs_in_the_thread_that_calls() -> None:
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(step.carry(branch)).result()
 
-    async with testing(app):
+    async with sandbox(app):
         assert await (await workflow.trigger()).result(5)
 
 
@@ -210,7 +204,7 @@ async def test_carry_takes_the_scope_of_the_step_along() -> None:
 
         step.run("outer", outer)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await execution.result(5)
         await t.settle()
@@ -233,7 +227,7 @@ async def test_carried_function_keeps_its_arguments_result_and_error() -> None:
             error = pool.submit(carried, "a", second="").exception()
         return [value, repr(error), carried.__name__]
 
-    async with testing(app):
+    async with sandbox(app):
         assert await (await workflow.trigger()).result(5) == ["ab", "KeyError('a')", "join"]
 
 
@@ -251,7 +245,7 @@ async def test_thread_without_the_context_is_refused(ledger: Ledger) -> None:
         with ThreadPoolExecutor(1) as pool:
             return [pool.submit(branch).result(), pool.submit(lambda: _message(step.sleep, 1)).result()]
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         run, sleep = await execution.result(5)
         assert "step.run" in run
@@ -284,7 +278,7 @@ async def test_sync_verb_in_the_event_loop_is_refused() -> None:
 
         return step.run("body", body)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         messages = await execution.result(5)
         assert [message.split()[0] for message in messages] == ["step.run", "step.sleep", "step.now"]
@@ -304,7 +298,7 @@ async def test_facts_are_there_in_threads() -> None:
 
         return [step.path, *step.run("body", body)]
 
-    async with testing(app):
+    async with sandbox(app):
         assert await (await workflow.trigger()).result(5) == ["", True, "body", 1, 1]
 
 
@@ -319,7 +313,7 @@ async def test_forty_sync_workflows_with_blocking_bodies_run_at_once() -> None:
         step.run("first", all_of_them.wait, 10, returns=int)
         return step.run("second", all_of_them.wait, 10, returns=int)
 
-    async with testing(app):
+    async with sandbox(app):
         executions = await workflow.trigger_many([None] * 40)
         numbers = [await execution.result(15) for execution in executions]
 
@@ -333,7 +327,7 @@ async def test_sync_bodies_of_async_workflows_share_64_threads() -> None:
     async def workflow(step: Step) -> int:
         return await step.run("meet", all_of_them.wait, 10, returns=int)
 
-    async with testing(app):
+    async with sandbox(app):
         executions = await workflow.trigger_many([None] * 64)
         numbers = [await execution.result(15) for execution in executions]
 
@@ -356,7 +350,7 @@ async def test_no_more_sync_bodies_run_than_there_are_threads() -> None:
     async def workflow(step: Step) -> int:
         return sum(await asyncio.gather(*(step.run(f"body {n}", body, n) for n in range(30))))
 
-    async with testing(app):
+    async with sandbox(app):
         assert await (await workflow.trigger()).result(10) == sum(range(30))
 
     assert most[0] == 3
@@ -372,7 +366,7 @@ async def test_sync_workflow_survives_crashes_without_running_bodies_twice(ledge
             step.sleep(f"nap {number}", 2)
         return len(ledger)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         for _ in range(4):
             await t.settle()
@@ -394,7 +388,7 @@ async def test_sync_on_error_runs_steps(ledger: Ledger) -> None:
     def clean_up(step: SyncStep, error: BaseException) -> None:
         step.run("note", ledger.note_in_thread, str(error))
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await workflow.trigger()
         await t.settle()
         assert await execution.status() == "failed"

@@ -20,7 +20,7 @@ import pytest
 
 from stepwell import App, Execution, Step, StepInfo, current_step
 from stepwell.errors import ExecutionFailedError, InvalidInputError, SerializationError
-from stepwell.testing import testing
+from stepwell.testing import sandbox
 
 HOUR = "1 hour"
 
@@ -103,7 +103,7 @@ async def live_and_replayed(app: App, value: object, **options: Any) -> list[Any
         seen.append(await step.run("value", body, **options))
         await step.sleep(HOUR)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance(HOUR)
         await execution.result()
@@ -276,7 +276,7 @@ async def test_a_dictionary_that_looks_like_a_stored_value_stays_a_dictionary(va
     async def flow(step: Step) -> None:
         await step.run("value", body)
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         await execution.result()
         stored = (await the_step(execution, "value")).output
@@ -300,7 +300,7 @@ async def test_the_return_annotation_of_the_body_is_its_type() -> None:
         seen.append((await step.run("place", place), await step.run("count", count)))
         await step.sleep(HOUR)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         await flow.trigger()
         await t.advance(HOUR)
     assert seen == [(ORDER, (1, 2))] * 2
@@ -329,7 +329,7 @@ async def test_changing_a_returned_object_does_not_change_the_record() -> None:
         seen.append(await step.run("list", body))
         await step.sleep(HOUR)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         await flow.trigger()
         await t.advance(HOUR)
     assert seen == [[1]] * 4
@@ -349,7 +349,7 @@ async def test_an_object_that_the_body_keeps_and_changes_is_not_the_result() -> 
         kept.append(2)
         return result
 
-    async with testing(app):
+    async with sandbox(app):
         assert await (await flow.trigger()).result() == [1]
 
 
@@ -369,7 +369,7 @@ async def test_a_result_that_cannot_be_stored_fails_at_once_and_names_step_and_t
     async def flow(step: Step) -> None:
         await step.run("make thing", body, retries=5)
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         with pytest.raises(ExecutionFailedError) as caught:
             await execution.result()
@@ -414,7 +414,7 @@ async def test_what_json_cannot_say_is_refused_as_an_input(value: Any, place: st
     @app.workflow
     async def flow(step: Step, input: Any) -> None: ...
 
-    async with testing(app):
+    async with sandbox(app):
         with pytest.raises(InvalidInputError):
             await flow.trigger(PLACES[place](value))
         assert (await app.list_executions()).executions == []
@@ -428,7 +428,7 @@ async def test_what_cannot_be_stored_fails_the_execution_as_its_output(value: An
     async def flow(step: Step) -> Any:
         return value
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         with pytest.raises(ExecutionFailedError) as caught:
             await execution.result()
@@ -455,7 +455,7 @@ async def test_payloads_over_the_limit_are_refused_where_they_enter() -> None:
     async def big_input(step: Step, text: str) -> int:
         return len(text)
 
-    async with testing(app):
+    async with sandbox(app):
         with pytest.raises(ExecutionFailedError, match=r"'big'.*1,024"):
             await (await big_result.trigger()).result()
         with pytest.raises(ExecutionFailedError, match=r"1,024"):
@@ -485,7 +485,7 @@ async def test_input_and_output_of_a_workflow_keep_their_types(annotation: Any, 
     function.__annotations__.update({"input": annotation, "return": annotation})
     flow = app.workflow(function)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger(value)
         await t.advance(HOUR)
         output = await execution.result()
@@ -504,7 +504,7 @@ async def test_changing_the_input_does_not_change_what_a_replay_sees() -> None:
         input.append(2)
         await step.sleep(HOUR)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         mine = [1]
         await flow.trigger(mine)
         mine.append(3)
@@ -520,7 +520,7 @@ async def test_an_input_that_does_not_fit_its_annotation_is_refused_and_nothing_
     @app.workflow
     async def flow(step: Step, item: Item) -> None: ...
 
-    async with testing(app):
+    async with sandbox(app):
         wrong: Any = {"sku": 7, "price": "1.10"}
         with pytest.raises(InvalidInputError, match="sku"):
             await flow.trigger(wrong)
@@ -539,7 +539,7 @@ async def test_recorded_arguments_never_make_a_step_fail() -> None:
     async def flow(step: Step) -> int:
         return await step.run("odd", body, Opaque(), float("nan"), "\ud800", "a\x00b", "x" * 100_000, {1: {2}})
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         assert await execution.result() == 6
         shown = (await the_step(execution, "odd")).input
@@ -560,7 +560,7 @@ async def test_input_is_recorded_as_the_input_of_the_step() -> None:
         await step.run("none", body, 1, input=None)
         await step.run("preview", body, 1)
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         await execution.result()
         found = {step.name: step.input for step in await execution.steps()}
@@ -579,7 +579,7 @@ async def test_without_record_arguments_nothing_of_them_is_kept() -> None:
     async def flow(step: Step) -> None:
         await step.run("login", body, "hunter2")
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         await execution.result()
         assert (await the_step(execution, "login")).input is None
@@ -610,14 +610,14 @@ async def test_a_recorded_result_that_no_longer_fits_stops_before_any_further_bo
         await step.run("value", number)
         await step.run("further", further)
 
-    async with testing(old, database=database) as t:
+    async with sandbox(old, database=database) as t:
         await first.trigger(id="e")
         await t.settle()
-    async with testing(new, database=database) as t:
+    async with sandbox(new, database=database) as t:
         await t.advance(HOUR)
         info = await second.get_execution("e").info()
     assert (info.status, later) == ("queued", [])
-    async with testing(old, database=database, start=info.wake_at):
+    async with sandbox(old, database=database, start=info.wake_at):
         assert await first.get_execution("e").result() == "text"
 
 
@@ -633,7 +633,7 @@ async def test_now_is_read_once() -> None:
         seen.append(await step.now("start"))
         await step.sleep(HOUR)
 
-    async with testing(app, start=MOMENT) as t:
+    async with sandbox(app, start=MOMENT) as t:
         await flow.trigger()
         await t.advance(HOUR)
     assert seen == [MOMENT, MOMENT]
@@ -649,7 +649,7 @@ async def test_uuid_and_random_are_derived_and_nothing_is_written() -> None:
         seen.append((step.uuid("key"), step.random("dice")))
         await step.sleep("pause", HOUR)
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         first = await flow.trigger()
         await t.advance(HOUR)
         await flow.trigger()
@@ -672,7 +672,7 @@ async def test_uuid_differs_by_name_and_by_scope() -> None:
         found = {str(step.uuid("a")), str(step.uuid("a")), str(step.uuid("b")), await step.run("inner", inside)}
         return len(found)
 
-    async with testing(app):
+    async with sandbox(app):
         assert await (await flow.trigger()).result() == 3
 
 
@@ -687,7 +687,7 @@ async def test_progress_is_a_milestone_written_once() -> None:
         await step.sleep("pause", HOUR)
         await step.progress("All done")
 
-    async with testing(app) as t:
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await t.advance(HOUR)
         await execution.result()
@@ -704,7 +704,7 @@ async def test_bad_progress_is_refused(message: Any, fraction: Any) -> None:
     async def flow(step: Step) -> None:
         await step.progress(message, fraction=fraction)
 
-    async with testing(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         with pytest.raises(ExecutionFailedError):
             await execution.result()
@@ -731,10 +731,10 @@ async def test_a_value_survives_a_restart_on_a_file(tmp_path: Path) -> None:
         return app
 
     first, second = program(), program()
-    async with testing(first, database=database) as t:
+    async with sandbox(first, database=database) as t:
         await first.workflows["flow"].trigger(None, id="e")
         await t.settle()
-    async with testing(second, database=database) as t:
+    async with sandbox(second, database=database) as t:
         await t.advance(HOUR)
         assert await second.workflows["flow"].get_execution("e").result() == ORDER
     assert seen == [ORDER, ORDER]

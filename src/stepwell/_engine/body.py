@@ -125,9 +125,11 @@ class BodyWork(Struct, gc=False):
                 value = await cast("Awaitable[object]", self.fn(*self.args))
             else:
                 value = await self._run_blocking(call)
-        except GeneratorExit:
-            raise
-        except BaseException as raised:  # noqa: BLE001 - the border to user code: whatever it raises is its outcome
+        except BaseException as raised:
+            # The border to user code: whatever it raises is its outcome. Only when the interpreter closes this very
+            # coroutine, which happens outside of its task, must it end.
+            if isinstance(raised, GeneratorExit) and not _is_running(task):
+                raise
             error = raised
         finally:
             call.closed = True
@@ -248,9 +250,17 @@ class BodyWork(Struct, gc=False):
             )
         )
         call.raised = None
+        call.forget_cancelled()
         if wait:
             await runner.wait_until(now + wait, call)
         call.attempt += 1
+
+
+def _is_running(task: asyncio.Task[object]) -> bool:
+    try:
+        return asyncio.current_task() is task
+    except RuntimeError:
+        return False
 
 
 def _time_out(call: Call, task: asyncio.Task[object]) -> None:

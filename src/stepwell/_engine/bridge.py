@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import queue
+import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Never, TypeVar, cast
 
 from stepwell._engine.call import current_scope
-from stepwell._engine.outcome import Unwound
+from stepwell._engine.outcome import UNWOUND_LIMIT, Unwound
 from stepwell._engine.ports import Returned
 from stepwell.errors import WorkflowCodeError
 
@@ -72,12 +73,22 @@ class Strand:
 
     def __init__(self) -> None:
         self.lost = False
+        self._unwound = 0
         self.tasks: set[asyncio.Task[Any]] = set()
 
     def lose(self) -> None:
+        """Another side has won: what waits inside a step call here raises."""
         self.lost = True
         for task in self.tasks:
             task.cancel()
+
+
+    def unwound(self) -> Never:
+        """Raise what step calls raise in a thread that has lost; one that goes on regardless hangs in the end."""
+        self._unwound += 1
+        if self._unwound > UNWOUND_LIMIT:
+            threading.Event().wait()
+        raise Unwound
 
 
 strand: Final[contextvars.ContextVar[Strand | None]] = contextvars.ContextVar("stepwell_strand", default=None)
@@ -86,15 +97,15 @@ carried: Final[contextvars.ContextVar[bool]] = contextvars.ContextVar("stepwell_
 
 def call_from_thread(what: str, make: Callable[[Mailbox], Coroutine[Any, Any, T]]) -> T:
     """Run a step call of this thread's scope in the event loop of its execution and wait for it."""
+    mine = strand.get()
+    if mine is not None and mine.lost:
+        mine.unwound()
     scope = current_scope(what)
     loop = scope.runner.loop
     if _running_loop() is loop:
         raise WorkflowCodeError(f"{what} blocks and was called in the event loop. Use the async Step there.")
     if scope.runner.stop is not None:
         scope.runner.unwound_in_thread()
-    mine = strand.get()
-    if mine is not None and mine.lost:
-        raise Unwound
     mailbox = Mailbox()
     context = contextvars.copy_context()
     is_extra = carried.get()

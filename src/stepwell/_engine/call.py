@@ -133,6 +133,17 @@ class Call:
         self.waiters.append(future)
         return future
 
+    def forget_cancelled(self) -> None:
+        """An attempt has failed: what was cancelled with it runs again in the next one."""
+        children = self._children or {}
+        for key, child in list(children.items()):
+            if child.outcome is not None and child.outcome.status == "cancelled":
+                del children[key]
+        history, inside = self.runner.history, f"{self.path}/"
+        for path, record in list(history.items()):
+            if record.status == "cancelled" and path.startswith(inside):
+                del history[path]
+
     def forget_children(self) -> None:
         """Let go of all calls of this scope."""
         self._children = None

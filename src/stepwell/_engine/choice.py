@@ -80,22 +80,25 @@ class WithinWork(Choice):
 
     kind = "within"
 
-    def __init__(self, branch: Branch[Any], seconds: float, lose: Callable[[str], None] | None = None) -> None:
+    def __init__(self, branch: Branch[Any], lose: Callable[[str], None] | None = None) -> None:
         super().__init__({"": branch}, lose)
-        self._seconds = seconds
-        self.input = json.dumps(seconds)
+        self._length = 0
+
+    def set_length(self, length: int) -> None:
+        """Set the time, in microseconds, that the branch gets."""
+        self._length = length
 
     def value_of(self, call: Call, text: str) -> Awaitable[object]:
         return self._run("")
 
     async def perform(self, call: Call, record: HistoryRow | None) -> Outcome:
         runner = call.runner
-        call.input = self.input
+        call.input = json.dumps(self._length / 1_000_000)
         if record is not None and record.wake_at is not None:
             call.started_at, wake_at = record.started_at, record.wake_at
         else:
             call.started_at = runner.clock.now()
-            wake_at = call.started_at + int(self._seconds * 1_000_000)
+            wake_at = call.started_at + self._length
             await runner.record(
                 StepWaiting(
                     runner.id,
@@ -105,7 +108,7 @@ class WithinWork(Choice):
                     call.seq,
                     self.kind,
                     "sleeping",
-                    self.input,
+                    call.input,
                     call.started_at,
                     wake_at,
                     False,
@@ -120,7 +123,7 @@ class WithinWork(Choice):
             if task.done():
                 await runner.record(finished(call, self.kind, "null"))
                 return Outcome("completed", "null")
-            error = record_error(StepTimeoutError(call.path, self._seconds))
+            error = record_error(StepTimeoutError(call.path, self._length / 1_000_000))
             await runner.record(finished(call, self.kind, None, error))
         except BaseException:
             await self._end_losers(None)

@@ -1,8 +1,8 @@
 """Errors as JSON text, and errors made again from it.
 
-Restoring imports nothing and looks no name up but among the `Exception` classes that were loaded when the registry was made
-(and those it was given). `__init__` of a user's class is never called. An error that would not say the same again, or whose
-class is not known, comes back as StepFailedError.
+Restoring imports nothing and looks names up only among the `Exception` classes that were loaded when the registry was
+made, and those it was given. `__init__` of a user's class is never called. An error that would not say the same again,
+or whose class is not known, comes back as StepFailedError. Its `__cause__` shows where the original was raised.
 """
 
 from __future__ import annotations
@@ -38,6 +38,17 @@ class _Record(msgspec.Struct, frozen=True, omit_defaults=True):
     bases: tuple[str, ...] = ()
 
 
+class RecordedError(Exception):
+    """The cause of a restored error: shows the traceback of the original, which is text by now."""
+
+    def __init__(self, error_traceback: str, causes: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(error_traceback)
+        self.causes = causes
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
+
+
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(_Record).decode
 
@@ -54,7 +65,7 @@ def record_error(error: BaseException) -> str:
         _traceback(error),
         _args(error),
         _state(error),
-        tuple((_clean(_dotted(type(cause))), _message(cause)) for cause in _causes(error)),
+        tuple(_causes(error)),
         tuple(_clean(_dotted(base)) for base in cls.__mro__[1:] if base not in (BaseException, object)),
     )
     return _encode(record).decode()
@@ -78,14 +89,14 @@ def _cut(text: str) -> str:
 def _message(error: BaseException) -> str:
     try:
         return _cut(_clean(str(error)))
-    except Exception as broken:  # noqa: BLE001 - a __str__ of the user's own
+    except Exception as broken:  # a __str__ of the user's own
         return f"<no message: its __str__ raised {type(broken).__name__}>"
 
 
 def _traceback(error: BaseException) -> str:
     try:
         return _cut(_clean("".join(traceback.format_exception(error))))
-    except Exception as broken:  # noqa: BLE001 - see above
+    except Exception as broken:  # see above
         return f"<no traceback: formatting it raised {type(broken).__name__}>"
 
 
@@ -93,7 +104,7 @@ def _args(error: BaseException) -> list[msgspec.Raw] | None:
     try:
         args = cast("tuple[Any, ...]", error.__reduce__()[1]) if _is_made_by_built_in(type(error)) else error.args
         return [_stored(value) for value in args]
-    except Exception:  # noqa: BLE001 - what cannot be stored, or a __reduce__ of the user's own
+    except Exception:  # what cannot be stored, or a __reduce__ of the user's own
         return None
 
 
@@ -103,7 +114,7 @@ def _state(error: BaseException) -> dict[str, msgspec.Raw]:
         try:
             _values.encode(name)
             state[name] = _stored(value)
-        except Exception:  # noqa: BLE001, PERF203 - only the JSON part is kept
+        except Exception:  # noqa: S112 - only the JSON part is kept
             continue
     return state
 
@@ -116,7 +127,7 @@ def _attributes(error: BaseException) -> list[tuple[str, object]]:
             reduced = cast("tuple[Any, ...]", error.__reduce__())
             attributes.update(reduced[2] if len(reduced) > 2 else {})
         return list(attributes.items())
-    except Exception:  # noqa: BLE001 - see above
+    except Exception:  # see above
         return []
 
 
@@ -131,14 +142,18 @@ def _restored(raw: msgspec.Raw) -> Any:
     return _values.decode(bytes(raw).decode())
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def _causes(error: BaseException) -> Iterator[tuple[str, str]]:
     seen = {id(error)}
     waiting = _causes_of(error)
     while waiting and len(seen) <= _MAX_CAUSES:
         cause = waiting.pop(0)
-        if id(cause) not in seen:
-            seen.add(id(cause))
-            yield cause
+        if id(cause) in seen:
+            continue
+        seen.add(id(cause))
+        if isinstance(cause, RecordedError):
+            yield from cause.causes
+        else:
+            yield _clean(_dotted(type(cause))), _message(cause)
             waiting.extend(_causes_of(cause))
 
 
@@ -175,17 +190,22 @@ class ErrorRegistry:
             self._known[_dotted(cls)] = cls
 
     def restore(self, text: str) -> Exception:
-        """Give the recorded error, new and without a traceback; never raises for a record that it cannot rebuild."""
+        """Give the recorded error, new each time; never raises whatever the record holds."""
         record = _parsed(text)
+        error = self._rebuild(record) or _stand_in(record)
+        if record.traceback:
+            error.__cause__ = RecordedError(record.traceback, record.causes)
+        return error
+
+    def _rebuild(self, record: _Record) -> Exception | None:
         cls = self._known.get(record.type)
-        if cls is not None and record.args is not None and not issubclass(cls, _NEVER_RESTORED):
-            try:
-                error = _rebuilt(cls, record)
-                if type(error) is cls and _message(error) == record.message:
-                    return error
-            except Exception:  # noqa: BLE001 - code of the user's class: then the stand-in must do
-                return _stand_in(record)
-        return _stand_in(record)
+        if cls is None or record.args is None or issubclass(cls, _NEVER_RESTORED):
+            return None
+        try:
+            error = _rebuilt(cls, record)
+            return error if type(error) is cls and str(error) == record.message else None
+        except Exception:  # code of the user's class: the stand-in must do
+            return None
 
 
 def error_summary(text: str) -> tuple[str, str, str]:

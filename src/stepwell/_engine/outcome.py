@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -14,6 +14,10 @@ class Outcome(Struct, frozen=True, gc=False):
 
     status: Literal["completed", "failed", "cancelled"]
     text: str | None
+
+
+UNWOUND_LIMIT: Final = 100
+"""After so many step calls during unwinding a call hangs, so that `while True: except BaseException` cannot spin."""
 
 
 class Unwound(asyncio.CancelledError):

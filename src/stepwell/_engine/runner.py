@@ -28,7 +28,7 @@ from stepwell._engine.call import Call, current
 from stepwell._engine.deadlines import Deadline, Deadlines
 from stepwell._engine.failure import ErrorRegistry, record_error
 from stepwell._engine.journal import Journal
-from stepwell._engine.outcome import Completed, Failed, Lost, Park, Release, Stop, Unwound
+from stepwell._engine.outcome import UNWOUND_LIMIT, Completed, Failed, Lost, Park, Release, Stop, Unwound
 from stepwell._engine.ports import Executor, Returned
 from stepwell.clock import Clock
 from stepwell.errors import (
@@ -43,6 +43,7 @@ from stepwell.store.records import Claimed, HistoryRow
 from stepwell.store.transitions import (
     Failing,
     Finished,
+    Idle,
     OwnerTransition,
     Parked,
     Progressed,
@@ -70,8 +71,6 @@ BODY_GRACES: Final = 10
 """How many times longer a body gets that seems to wait only for tasks of its own."""
 UNWIND_SECONDS = 10.0
 """How long user code may take to end once its execution leaves memory; then its tasks are abandoned."""
-UNWOUND_LIMIT: Final = 100
-"""After so many step calls during unwinding a call hangs, so that `while True: except BaseException` cannot spin."""
 CRASH_LIMIT: Final = 5
 """Crashes in a row without a recorded step after which an execution fails instead of running again."""
 MISMATCH_PAUSE_US: Final = 30_000_000
@@ -134,6 +133,8 @@ class Runner:
         "_failure",
         "_gone",
         "_grace",
+        "_hanging",
+        "_hanging_threads",
         "_main",
         "_shown_sleeping",
         "_unwinding",
@@ -193,6 +194,8 @@ class Runner:
         self._failure = ""
         self._gone = False
         self._unwound = 0
+        self._hanging: set[asyncio.Task[Any]] = set()
+        self._hanging_threads = 0
         self._check_due = False
         self._grace: asyncio.TimerHandle | None = None
         self._deadline = None
@@ -376,22 +379,22 @@ class Runner:
     # ---------------------------------------------------------------------------------------------- unwinding
 
     async def _unwind(self) -> None:
-        first = True
-        for _ in range(4):
-            tasks = self._pending_tasks()
-            if first:
-                for task in tasks:
-                    task.cancel()
-                first = False
+        for task in self._pending_tasks():
+            task.cancel()
+        end = self.loop.time() + UNWIND_SECONDS
+        while True:
             for future in list(self.waits):
                 if not future.done():
                     future.set_exception(Unwound())
+            tasks = self._pending_tasks()
             if not tasks and not self.threads:
                 break
-            await asyncio.wait([*tasks, *self.threads], timeout=UNWIND_SECONDS / 4)
-        left = self._pending_tasks()
-        if left or self.threads:
-            self._abandon(left)
+            hopeless = tasks <= self._hanging and len(self.threads) <= self._hanging_threads
+            if hopeless or self.loop.time() >= end:
+                self._abandon(tasks)
+                break
+            # Tasks may start others while they end, and a hanging one does not say so: look again now and then.
+            await asyncio.wait([*tasks, *self.threads], timeout=UNWIND_SECONDS / 100)
         stop = cast("Stop", self.stop)
         self._unwinding = None
         if self.writes and not isinstance(stop, Lost):
@@ -421,6 +424,7 @@ class Runner:
         """Raise what a step call raises while the execution leaves memory; never returns."""
         self._unwound += 1
         if self._unwound > UNWOUND_LIMIT:
+            self._hanging.add(cast("asyncio.Task[Any]", asyncio.current_task()))
             await self.loop.create_future()
         raise Unwound
 
@@ -428,6 +432,7 @@ class Runner:
         """The same for a call from a thread."""
         self._unwound += 1
         if self._unwound > UNWOUND_LIMIT:
+            self._hanging_threads += 1
             threading.Event().wait()
         raise Unwound
 
@@ -581,6 +586,11 @@ class Runner:
         self._shown_sleeping = self._shown_sleeping or idle
         return idle
 
+    def idle_again(self, wake_at: int, path: str) -> None:
+        """A recorded wait is taken up in memory. Whoever dies now did not die of this execution."""
+        if self.is_idle():
+            self.note(Idle(self.id, self.epoch, "sleeping", wake_at, path))
+
     def is_waiting(self) -> bool:
         """Whether the execution only waits for stored times, with nothing running and nothing to write."""
         return (
@@ -634,6 +644,9 @@ class Runner:
         first = min(self.waits.values(), key=_when)
         if first.when - self.clock.now() <= STAYS_IN_MEMORY_US:
             return None
+        deadline = self.claimed.deadline_at
+        if deadline is not None and deadline < first.when and not self._cleaning_up:
+            return Park(deadline, first.path)
         return Park(first.when, first.path)
 
     def _grace_over(self, seq: int) -> None:

@@ -36,6 +36,8 @@ class SleepWork:
         if record is not None and record.wake_at is not None:
             call.started_at = record.started_at
             wake_at = record.wake_at
+            if wake_at > now:
+                runner.idle_again(wake_at, call.path)
         else:
             call.started_at = now
             wake_at = self._wake_at(now)

@@ -94,9 +94,10 @@ def _shared_file(file: Path) -> _Found | None:
     if "stepwell" not in text:
         return None
     try:
-        table = tomllib.loads(text).get("tool", {}).get("stepwell")
+        tools = tomllib.loads(text).get("tool")
     except ValueError as error:
         return _Found(file, {}, [f"{file}: cannot be read: {error}."]) if f"[{TABLE}]" in text else None
+    table = cast("dict[str, Any]", tools).get("stepwell") if isinstance(tools, dict) else None
     if table is None:
         return None
     place = f"{file} [{TABLE}]"

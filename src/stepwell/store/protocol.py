@@ -107,8 +107,9 @@ class Store(Protocol):
         """Take away everything that `worker_id` owns and delete its row; returns how many executions went back.
 
         Does nothing when the worker is neither `dead` nor has a lease that ran out (checked in the transaction). The
-        reaper's own lease is renewed first. With `crashed` the executions get a crash mark, to be counted by the next
-        claim; without it the worker is known to live and has only lost its lease.
+        reaper's own lease is renewed first. With `crashed` the executions that were `running` get a crash mark, to be
+        counted by the next claim: those that only waited cannot have caused it. Without it the worker is known to live
+        and has only lost its lease.
         """
         ...
 

@@ -87,7 +87,10 @@ class StepWaiting(Struct, frozen=True, gc=False):
 
 
 class StepRetrying(Struct, frozen=True, gc=False):
-    """Owner: an attempt failed and another follows at `wake_at` (status `retrying`; the attempt is kept in `attempts`)."""
+    """Owner: an attempt failed and another follows at `wake_at` (status `retrying`; the attempt is kept in `attempts`).
+
+    Steps inside it that were `cancelled` become `running` again, for the next attempt runs them.
+    """
 
     execution_id: str
     epoch: int
@@ -149,6 +152,16 @@ class Resumed(Struct, frozen=True, gc=False):
     epoch: int
 
 
+class Idle(Struct, frozen=True, gc=False):
+    """Owner: a recorded wait is taken up again in memory and nothing else runs; shown as `status`, the owner is kept."""
+
+    execution_id: str
+    epoch: int
+    status: str
+    wake_at: int | None
+    waiting_for: str
+
+
 class Parked(Struct, frozen=True, gc=False):
     """Owner: leave memory until `wake_at`. The owner is given up; `waiting_for` says for people what is awaited."""
 
@@ -201,6 +214,7 @@ OwnerTransition: TypeAlias = (
     | StepFlagged
     | Progressed
     | Resumed
+    | Idle
     | Parked
     | Released
     | Failing

@@ -1,6 +1,6 @@
 """The test kit: your app in memory, a clock that you advance, bodies that you replace.
 
-    async with testing(app) as tester:
+    async with sandbox(app) as tester:
         tester.stub("charge", returns=Payment("p-1"))
         execution = await order_processing.trigger(order)
         await tester.advance("30 seconds")
@@ -8,6 +8,6 @@
 """
 
 from stepwell.clock import ManualClock
-from stepwell.testing.tester import Tester, testing
+from stepwell.testing.tester import Tester, sandbox
 
-__all__ = ["ManualClock", "Tester", "testing"]
+__all__ = ["ManualClock", "Tester", "sandbox"]

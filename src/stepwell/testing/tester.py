@@ -1,4 +1,4 @@
-"""`testing(app)`: the app runs on a database of its own, under a clock that only the test moves."""
+"""`sandbox(app)`: the app runs on a database of its own, under a clock that only the test moves."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Tester:
 
 
 @asynccontextmanager
-async def testing(
+async def sandbox(
     app: App, *, database: str = "sqlite://", start: datetime | None = None, concurrency: int = 1_000
 ) -> AsyncGenerator[Tester]:
     """Run an app for a test, in this event loop.

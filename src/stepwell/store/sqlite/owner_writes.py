@@ -10,6 +10,7 @@ from stepwell.store.sqlite.connection import query
 from stepwell.store.transitions import (
     Failing,
     Finished,
+    Idle,
     Parked,
     Progressed,
     Released,
@@ -72,6 +73,8 @@ def _step_retrying(connection: sqlite3.Connection, retrying: Sequence[StepRetryi
         for t in retrying
     ]
     connection.executemany(query("step_retrying"), rows)
+    parents = [{"id": t.execution_id, "run": t.run, "path": t.path} for t in retrying]
+    connection.executemany(query("steps_reopen_cancelled"), parents)
     idle = [("sleeping", t.wake_at, t.path, t.execution_id, worker_id, t.epoch) for t in retrying if t.idle]
     _update_owned(connection, "execution_idle", idle)
 
@@ -86,6 +89,11 @@ def _progressed(connection: sqlite3.Connection, progressed: Sequence[Progressed]
 
 def _resumed(connection: sqlite3.Connection, resumed: Sequence[Resumed], worker_id: str | None) -> None:
     _update_owned(connection, "resumed", [(t.execution_id, worker_id, t.epoch) for t in resumed])
+
+
+def _idle(connection: sqlite3.Connection, idle: Sequence[Idle], worker_id: str | None) -> None:
+    rows = [(t.status, t.wake_at, t.waiting_for, t.execution_id, worker_id, t.epoch) for t in idle]
+    _update_owned(connection, "execution_idle", rows)
 
 
 def _parked(connection: sqlite3.Connection, parked: Sequence[Parked], worker_id: str | None) -> None:
@@ -124,6 +132,7 @@ WRITERS: Final[dict[type, _Write]] = {
     StepFlagged: _step_flagged,
     Progressed: _progressed,
     Resumed: _resumed,
+    Idle: _idle,
     Parked: _parked,
     Released: _released,
     Failing: _failing,

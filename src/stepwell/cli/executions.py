@@ -1,0 +1,31 @@
+"""`stepwell executions`: the commands that look at executions and end them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from stepwell.cli.lazy import Lazy, LazyGroup, show_help_alone
+from stepwell.cli.target import target_options
+
+COMMANDS: Final = {
+    "list": Lazy("stepwell.cli.listing:list_executions", "List executions, newest first."),
+    "describe": Lazy("stepwell.cli.looking:describe", "Tell all about one: its steps, attempts, why it waits."),
+    "steps": Lazy("stepwell.cli.looking:steps", "List the steps of one."),
+    "result": Lazy("stepwell.cli.looking:result", "Wait for the end of one and print its output."),
+    "watch": Lazy("stepwell.cli.looking:watch", "Show the steps of one while they happen."),
+    "cancel": Lazy("stepwell.cli.looking:cancel", "End one now."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS)
+@target_options
+@click.pass_context
+def executions(ctx: click.Context) -> None:
+    """Look at executions, wait for them, cancel them.
+
+    They are named by id, by a unique beginning of one, or as `latest` and `latest:failed`. With --database, or without
+    a configured app, the code of the app is not needed.
+    """
+    show_help_alone(ctx)

@@ -1,0 +1,117 @@
+"""`stepwell executions describe | steps | result | watch | cancel`: one execution."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, Concatenate, ParamSpec, TypeAlias
+
+import click
+
+from stepwell import App, Execution
+from stepwell.cli.console import put, put_json, put_value, say, set_up_logging
+from stepwell.cli.describe import description
+from stepwell.cli.follow import follow
+from stepwell.cli.locate import viewer_of
+from stepwell.cli.params import duration
+from stepwell.cli.target import Target, json_option, target_options
+from stepwell.cli.tree import tree_lines
+
+P = ParamSpec("P")
+Act: TypeAlias = Callable[[App, Execution[Any]], Awaitable[int]]
+
+
+def _on_one(command: Callable[Concatenate[click.Context, P], None]) -> Callable[P, None]:
+    """Take an ID and what all commands take that work on one execution."""
+    return click.argument("id", metavar="ID")(json_option(target_options(click.pass_context(command))))
+
+
+@click.command()
+@_on_one
+def describe(ctx: click.Context, /, id: str, as_json: bool) -> None:
+    """Tell all about one execution: its steps, attempts and errors, and why it waits."""
+
+    async def act(_: App, execution: Execution[Any]) -> int:
+        info, steps = await execution.info(), await execution.steps()
+        if as_json:
+            put_json({**info.to_dict(), "steps": [step.to_dict() for step in steps]})
+        else:
+            put(description(info, steps, datetime.now(UTC)))
+        return 0
+
+    _on_execution(ctx, id, act)
+
+
+@click.command()
+@_on_one
+def steps(ctx: click.Context, /, id: str, as_json: bool) -> None:
+    """List the steps of one execution."""
+
+    async def act(_: App, execution: Execution[Any]) -> int:
+        found = await execution.steps()
+        if as_json:
+            put_json([step.to_dict() for step in found])
+        else:
+            put(tree_lines(found, datetime.now(UTC)))
+        return 0
+
+    _on_execution(ctx, id, act)
+
+
+@click.command()
+@click.option("--timeout", callback=duration, metavar="DURATION", help="Wait so long at most; then exit with 6.")
+@_on_one
+def result(ctx: click.Context, /, id: str, timeout: float | str | None, as_json: bool) -> None:
+    """Wait for the end of one execution and print its output as JSON."""
+
+    async def act(_: App, execution: Execution[Any]) -> int:
+        put_value(await execution.result(timeout), as_json=as_json)
+        return 0
+
+    _on_execution(ctx, id, act)
+
+
+@click.command()
+@_on_one
+def watch(ctx: click.Context, /, id: str, as_json: bool) -> None:
+    """Show the steps of one execution while they happen, until its end.
+
+    In a terminal it is a live picture, otherwise a line for each change; with --json a JSON document for each.
+    """
+
+    async def act(app: App, execution: Execution[Any]) -> int:
+        return await follow(app, execution.id, as_json=as_json)
+
+    _on_execution(ctx, id, act)
+
+
+@click.command()
+@click.option("--reason", help="Why; kept with the execution.")
+@_on_one
+def cancel(ctx: click.Context, /, id: str, reason: str | None, as_json: bool) -> None:
+    """End one execution now: no further step starts, late results are thrown away."""
+
+    async def act(_: App, execution: Execution[Any]) -> int:
+        await execution.cancel(reason)
+        say(f"cancelled {execution.id}")
+        if as_json:
+            put_json((await execution.info()).to_dict())
+        return 0
+
+    _on_execution(ctx, id, act)
+
+
+def _on_execution(ctx: click.Context, id: str, act: Act) -> None:
+    target = ctx.ensure_object(Target)
+    app = viewer_of(target)
+    set_up_logging()
+
+    async def find_and_act() -> int:
+        async with app.connected():
+            execution = await app.find_execution(id)
+            if ctx.command in (result, watch):
+                target.following = execution.id
+            return await act(app, execution)
+
+    ctx.exit(asyncio.run(find_and_act()))

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.harness import Site, site_in
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with site_in(tmp_path) as site:
+        yield site
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Show what the processes of a failing test have logged."""
+    report = yield
+    site = getattr(item, "funcargs", {}).get("site")
+    if call.when == "call" and report.failed and isinstance(site, Site):
+        report.sections.append(("processes", site.show_logs()))
+    return report
