@@ -97,8 +97,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def emptied(worker: Worker) -> None:
-    """Wait until the last execution has left the worker's memory, which is when everything about it is durable."""
-    await until(lambda: not worker.residents)
+    """Wait until the last execution has left memory, and the queue: then everything about all of them is durable."""
+    await until(lambda: not worker.residents and worker.is_settled())
 
 
 def resident_bytes() -> int:

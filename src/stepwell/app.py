@@ -22,7 +22,7 @@ from stepwell._engine.runner import Runner
 from stepwell._engine.strands import install
 from stepwell._facade import Portal
 from stepwell._worker.worker import Worker
-from stepwell.client import Client, Ending
+from stepwell.client import Client, Ending, checked_tags
 from stepwell.clock import Clock, SystemClock
 from stepwell.config.load import load_config
 from stepwell.duration import Duration
@@ -214,7 +214,7 @@ class App:
             None if retries is None else resolve(self._policy, retries=retries),
             None if timeout is None else duration_us(timeout, what="timeout", minimum=1),
             version,
-            tuple(tags or ()),
+            tuple(checked_tags(tags or ())),
         )
 
         def define(function: Callable[..., Any]) -> Workflow[Any, Any]:

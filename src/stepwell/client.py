@@ -141,7 +141,7 @@ class Client:
             priority=priority,
             version=definition.options.version,
             timeout=limit,
-            tags=(*definition.options.tags, *_checked_tags(tags)),
+            tags=(*definition.options.tags, *checked_tags(tags)),
             request=request,
         )
 
@@ -416,7 +416,8 @@ def _check_if_exists(value: str) -> None:
         raise InvalidInputError(f"if_exists must be 'raise' or 'return', got {value!r}.")
 
 
-def _checked_tags(tags: Sequence[str]) -> Sequence[str]:
+def checked_tags(tags: Sequence[str]) -> Sequence[str]:
+    """The tags, or an error that names the first one that cannot be."""
     if isinstance(tags, str):
         raise InvalidInputError(f"tags must be a list of texts, got {tags!r}.")
     for tag in tags:

@@ -145,8 +145,19 @@ class Site:
         if self._connection is not None:
             self._connection.close()
 
+    def ask_for_stacks(self) -> None:
+        """Let the living processes log what they are doing."""
+        living = [process for process in self.processes if not process.ended and process.pid in self._running()]
+        for number in (signal.SIGUSR2, signal.SIGUSR1):
+            for process in living:
+                process.signal(number)
+            time.sleep(0.2)
+
+    def _running(self) -> set[int]:
+        return {line.pid for line in self.ledger() if line.what == "running"}
+
     def show_logs(self) -> str:
-        return "\n".join(f"--- {p.name} {p.pid} exit {p.exit_code}\n{p.log[-3000:]}" for p in self.processes[-4:])
+        return "\n".join(f"--- {p.name} {p.pid} exit {p.exit_code}\n{p.log[-8000:]}" for p in self.processes[-4:])
 
     # Waiting
 
@@ -158,6 +169,7 @@ class Site:
             if found:
                 return found
             if time.monotonic() > deadline:
+                self.ask_for_stacks()
                 raise AssertionError(f"Waited {seconds:g} s for {what}; {self.counts()}")
             time.sleep(LOOK_SECONDS)
 

@@ -345,7 +345,7 @@ async def test_what_cannot_be_opened_is_refused_with_its_path(own_folder: Path, 
         async with app.connected():
             pass
 
-    assert refused.value.database == str(path)
+    assert refused.value.database == f"sqlite:///{path}"
     app.use_database("sqlite://")
     async with app.connected():
         pass

@@ -682,6 +682,8 @@ class Runner:
         call.callers -= 1
         if not call.resting:
             self.busy -= 1
+        if self.waits:
+            self.check_park()
 
     def open_extra(self, scope: Call) -> None:
         """A thread of the user's own, which nobody counted, comes with a call."""

@@ -70,7 +70,8 @@ def _print(lines: Sequence[ExecutionInfo | StepInfo], *, as_json: bool) -> None:
 def _said(line: ExecutionInfo | StepInfo, now: datetime) -> str:
     clock = paint(f"{now:%H:%M:%SZ}", "dim")
     if isinstance(line, StepInfo):
-        return f"{clock} {mark(line.status)} {paint(_place(line))} {paint_status(line.status)}  {note(line, now)}".rstrip()
+        step = f"{mark(line.status)} {paint(_place(line))} {paint_status(line.status)}"
+        return f"{clock} {step}  {note(line, now)}".rstrip()
     return f"{clock} {title(line)}  {ending(line, now)}".rstrip()
 
 

@@ -112,6 +112,7 @@ async def serve(
     """Run a worker until SIGTERM comes."""
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, show_tasks)
     async with app.running(concurrency=concurrency, drain_timeout=drain_timeout) as worker:
         write("running", worker=worker.worker_id)
         if on_running is not None:
@@ -119,6 +120,12 @@ async def serve(
         await asked.wait()
         write("leaving")
     write("left")
+
+
+def show_tasks() -> None:
+    """Print what all tasks wait for: asked for when a test fails."""
+    for task in asyncio.all_tasks():
+        task.print_stack(limit=3, file=sys.stderr)
 
 
 def main(app: App, **options: Any) -> None:
@@ -130,6 +137,7 @@ def main(app: App, **options: Any) -> None:
 def prepare() -> None:
     """Log to standard error, obey the test's environment, and wait for its go."""
     faulthandler.enable()
+    faulthandler.register(signal.SIGUSR2)
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(levelname)s %(name)s %(message)s")
     if seconds := os.environ.get("LEASE_SECONDS"):
         shorten_lease(float(seconds))
