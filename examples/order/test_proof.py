@@ -15,7 +15,8 @@ from stepwell import AttemptInfo, ErrorInfo, ExecutionInfo, StepInfo
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 KILLED, RESTARTED = 10.0, 10.5
-FIRST, SECOND = 101, 102
+KILLED_AGAIN, RESTARTED_AGAIN = 14.0, 14.5
+FIRST, SECOND, THIRD = 101, 102, 103
 
 
 def at(seconds: float) -> datetime:
@@ -57,7 +58,7 @@ def step(path: str, began: float, ended: float | None, output: object = None, **
         wake_at=None,
         attempts=(),
     )
-    return replace(known, **changes)  # pyright: ignore[reportArgumentType] - fields by name
+    return replace(known, **changes)
 
 
 def info(id: str, status: str, output: object = None, error: str | None = None) -> ExecutionInfo:
@@ -83,7 +84,7 @@ def info(id: str, status: str, output: object = None, error: str | None = None) 
 
 def body(id: str, path: str, began: float, ended: float | None, result: object = None, **changes: object) -> Body:
     known = Body(
-        pid=FIRST if began < KILLED else SECOND,
+        pid=FIRST if began < KILLED else SECOND if began < KILLED_AGAIN else THIRD,
         execution=id,
         path=path,
         attempt=1,
@@ -91,7 +92,7 @@ def body(id: str, path: str, began: float, ended: float | None, result: object =
         ended_us=None if ended is None else us(ended),
         hash=None if ended is None else digest(result),
     )
-    return replace(known, **changes)  # pyright: ignore[reportArgumentType] - fields by name
+    return replace(known, **changes)
 
 
 def good_one(wanted: Order) -> tuple[History, list[Body], History]:
@@ -138,12 +139,23 @@ def good_one(wanted: Order) -> tuple[History, list[Body], History]:
 
 
 def bad_one(wanted: Order, error: str, path: str) -> tuple[History, list[Body]]:
-    steps = [step(path, 1.2, 1.3, status="failed"), step("#on_error/release-stock", 1.4, 1.5, 2)]
-    bodies = [body(wanted.id, path, 1.2, 1.3, hash=None), body(wanted.id, "#on_error/release-stock", 1.4, 1.5, 2)]
+    """An order that fails, whose release was cut off by the second kill."""
+    release = "#on_error/release-stock"
+    steps = [step(path, 13.2, 13.3, status="failed"), step(release, 15.0, 15.1, 2)]
+    bodies = [
+        body(wanted.id, path, 13.2, 13.3, hash=None),
+        body(wanted.id, release, 13.9, None),
+        body(wanted.id, release, 15.0, 15.1, 2),
+    ]
     if path == "charge":
-        steps.insert(0, step("validate", 1.0, 1.1, "1"))
-        bodies.insert(0, body(wanted.id, "validate", 1.0, 1.1, "1"))
+        steps.insert(0, step("validate", 13.0, 13.1, "1"))
+        bodies.insert(0, body(wanted.id, "validate", 13.0, 13.1, "1"))
     return History(info=info(wanted.id, "failed", error=error), steps=steps), bodies
+
+
+def kill(pid: int, killed: float, restarted: float, unfinished: dict[str, History], bodies: list[Body]) -> Kill:
+    cut = [b for b in bodies if b.pid == pid and b.ended_us is None]
+    return Kill(pid=pid, killed_us=us(killed), restarted_us=us(restarted), unfinished=unfinished, interrupted=cut)
 
 
 def evidence() -> Evidence:
@@ -163,12 +175,9 @@ def evidence() -> Evidence:
     bodies += ran
     histories[empty.id], ran = bad_one(empty, "shop.InvalidOrderError", "validate")
     bodies += ran
-    cut = [b for b in bodies if b.ended_us is None]
-    unknown = body("order-0001", "validate", 9.0, None, execution="order-0001")
     kills = [
-        Kill(pid=FIRST, killed_us=us(KILLED), restarted_us=us(RESTARTED), unfinished=unfinished, interrupted=cut),
-        Kill(pid=999, killed_us=us(14), restarted_us=us(14.5), unfinished=asleep, interrupted=[]),
-        Kill(pid=998, killed_us=us(8.9), restarted_us=us(8.95), unfinished=unfinished, interrupted=[unknown]),
+        kill(FIRST, KILLED, RESTARTED, unfinished, bodies),
+        kill(SECOND, KILLED_AGAIN, RESTARTED_AGAIN, asleep, bodies),
     ]
     known = {wanted.id: wanted for wanted in [*orders, declined, empty]}
     return Evidence(orders=known, histories=histories, bodies=sorted(bodies, key=lambda b: b.began_us), kills=kills)
@@ -186,7 +195,7 @@ def with_history(found: Evidence, id: str, change: Callable[[History], History |
 
 def with_step(found: Evidence, id: str, path: str, **changes: object) -> Evidence:
     def change(history: History) -> History:
-        steps = [replace(s, **changes) if s.path == path else s for s in history.steps]  # pyright: ignore[reportArgumentType]
+        steps = [replace(s, **changes) if s.path == path else s for s in history.steps]
         return replace(history, steps=steps)
 
     return with_history(found, id, change)

@@ -1,24 +1,26 @@
-"""Input for annotations that msgspec has no decoder for, checked part by part.
+"""Input that msgspec cannot judge as a whole, checked part by part.
 
-These are unions of several classes or of several kinds of text, enums of mixed values, dataclasses with such fields,
-and classes of no known kind.
+That is input for annotations that it has no decoder for (unions of several classes or of several kinds of text, enums
+of mixed values, dataclasses with such fields), and instances whose untyped parts hold more than JSON can say.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from enum import Enum
 from types import UnionType
 from typing import Any, Final, TypeAlias, cast
 
-from stepwell._shape import MISSING, Shape, field_hints, is_pydantic, shape_of
+from stepwell._shape import MISSING, Shape, field_hints, is_enum, is_kind_of, is_pydantic, shape_of
 from stepwell._tagged import Refused, shown
 
 Accept: TypeAlias = Callable[[object, Any], object]
 """Gives a value as the annotation's type, or raises Refused."""
 
-_ITEMS: Final = (list, set, frozenset)
+_COLLECTIONS: Final = (list, tuple, set, frozenset)
 
 
 def accept_parts(value: Any, annotation: Any, accept: Accept) -> object:
@@ -43,22 +45,29 @@ def accept_parts(value: Any, annotation: Any, accept: Accept) -> object:
             return accept(value, getattr(annotation, renamed))
     if not isinstance(cast("object", origin), type):
         return value
-    if type(value) is origin and not args:
-        return _checked_instance(value, origin, accept)
-    if issubclass(origin, Enum):
+    return _accept_class(value, origin, args, accept)
+
+
+def _accept_class(value: Any, origin: Any, args: tuple[Any, ...], accept: Accept) -> object:
+    cls = type(cast("object", value))
+    if cls is dict and not is_pydantic(origin):
+        given: dict[Any, object] = value
+        if typing.is_typeddict(origin):
+            return _accept_known_keys(given, field_hints(origin), accept)
+        shape = shape_of(origin)
+        if shape is not None:
+            return _accept_fields(given, origin, shape, accept)
+        if issubclass(dict, origin) and len(args) == 2:
+            return {accept(k, args[0]): _accept_under(f"[{shown(k)}]", v, args[1], accept) for k, v in given.items()}
+    if is_enum(origin):
         return _accept_enum(value, origin)
-    shape = shape_of(origin)
-    if shape is not None and isinstance(value, dict) and not is_pydantic(origin):
-        return _accept_fields(cast("dict[str, object]", value), origin, shape, accept)
-    if args and isinstance(value, (list, tuple, set, frozenset, dict)):
-        return _accept_items(cast("Any", value), origin, args, accept)
-    if isinstance(value, origin):
-        return cast("object", value)
-    raise _mismatch(value, annotation)
-
-
-def _mismatch(value: Any, annotation: object) -> Refused:
-    return Refused("The value", f"must be {name_of(annotation)}, got {shown(value)}")
+    if cls is origin and shape_of(origin) is not None:
+        return _checked_instance(value, origin, accept)
+    if args and cls in _COLLECTIONS and is_kind_of(origin, Iterable):
+        return _accept_items(value, origin, args, accept)
+    if _is_instance(value, origin):
+        return value
+    raise _mismatch(value, origin)
 
 
 def name_of(annotation: object) -> str:
@@ -66,28 +75,15 @@ def name_of(annotation: object) -> str:
     return f"`{annotation.__name__}`" if isinstance(annotation, type) else f"`{annotation}`"
 
 
-def _checked_instance(value: object, cls: type, accept: Accept) -> object:
-    shape = shape_of(cls)
-    if shape is None or is_pydantic(cls):
-        return value
-    hints = field_hints(cls)
-    for name, item in zip(shape.fields, shape.read(value), strict=True):
-        if item is not MISSING:
-            _accept_under(f".{name}", item, hints.get(name, Any), accept)
-    return value
+def _mismatch(value: Any, annotation: object) -> Refused:
+    return Refused("", f"Expected {name_of(annotation)}, got {shown(value)}")
 
 
-def _accept_fields(value: Mapping[str, object], cls: type, shape: Shape, accept: Accept) -> object:
-    hints, defaults = field_hints(cls), shape.defaults(cls)
-    fields: dict[str, object] = {}
-    for name in shape.fields:
-        if name in value:
-            fields[name] = _accept_under(f".{name}", value[name], hints.get(name, Any), accept)
-        elif name in defaults:
-            fields[name] = defaults[name]()
-        else:
-            raise Refused("The value", f"lacks the field {name!r} of {name_of(cls)}")
-    return shape.build(cls, fields)
+def _is_instance(value: object, cls: type) -> bool:
+    try:
+        return isinstance(value, cls)
+    except TypeError:  # a protocol that does not check instances
+        return True
 
 
 def _accept_under(step: str, value: object, annotation: Any, accept: Accept) -> object:
@@ -95,6 +91,43 @@ def _accept_under(step: str, value: object, annotation: Any, accept: Accept) -> 
         return accept(value, annotation)
     except Refused as refused:
         raise refused.under(step) from None
+
+
+def _checked_instance(value: object, cls: type, accept: Accept) -> object:
+    if is_pydantic(cls):
+        return value
+    shape, hints = cast("Shape", shape_of(cls)), field_hints(cls)
+    accepted: dict[str, object] = {}
+    is_changed = False
+    for name, item in zip(shape.fields, shape.read(value), strict=True):
+        if item is not MISSING:
+            accepted[name] = _accept_under(f".{name}", item, hints.get(name, Any), accept)
+            is_changed |= accepted[name] is not item
+    return shape.build(cls, accepted) if is_changed else value
+
+
+def _accept_fields(given: dict[str, object], cls: Any, shape: Shape, accept: Accept) -> object:
+    hints = field_hints(cls)
+    known = _init_names(cls, hints) or shape.fields
+    fields = {
+        name: _accept_under(f".{name}", given[name], hints.get(name, Any), accept) for name in known if name in given
+    }
+    try:
+        return cls(**fields)
+    except (TypeError, ValueError) as error:
+        raise Refused("", f"Expected {name_of(cls)}: {error}") from error
+
+
+def _init_names(cls: type, hints: dict[str, Any]) -> list[str]:
+    """What a dataclass is made from, `InitVar` included."""
+    if not dataclasses.is_dataclass(cls):
+        return []
+    left_out = {field.name for field in dataclasses.fields(cls) if not field.init}
+    return [name for name in hints if name not in left_out]
+
+
+def _accept_known_keys(given: dict[str, object], hints: dict[str, Any], accept: Accept) -> dict[str, object]:
+    return {key: _accept_under(f".{key}", item, hints.get(key, Any), accept) for key, item in given.items()}
 
 
 def _accept_enum(value: object, cls: type[Enum]) -> object:
@@ -105,51 +138,45 @@ def _accept_enum(value: object, cls: type[Enum]) -> object:
 
 
 def _accept_items(value: Any, origin: Any, args: tuple[Any, ...], accept: Accept) -> object:
-    if isinstance(value, dict) and issubclass(dict, origin) and len(args) == 2:
-        items = cast("dict[object, object]", value).items()
-        return {accept(key, args[0]): _accept_under(f"[{shown(key)}]", item, args[1], accept) for key, item in items}
-    if isinstance(value, dict) or (isinstance(value, (set, frozenset)) and origin not in (set, frozenset)):
-        raise _mismatch(cast("object", value), origin)
-    values = list(cast("list[object]", value))
+    if is_kind_of(type(value), AbstractSet) and is_kind_of(origin, Sequence):
+        raise _mismatch(value, origin)
+    items: list[object] = [*value]
     if origin is tuple and args[-1] is not Ellipsis:
-        if len(values) != len(args):
-            raise Refused("The value", f"must have {len(args)} items, has {len(values)}")
-        return tuple(_accept_under(f"[{i}]", item, args[i], accept) for i, item in enumerate(values))
-    made = (_accept_under(f"[{i}]", item, args[0], accept) for i, item in enumerate(values))
-    if origin is tuple:
-        return tuple(made)
-    made_of = cast("Callable[[Iterable[object]], object]", origin if origin in _ITEMS else list)
-    return made_of(made)
+        if len(items) != len(args):
+            raise Refused("", f"Expected {len(args)} items, got {len(items)}")
+        return tuple(_accept_under(f"[{i}]", item, args[i], accept) for i, item in enumerate(items))
+    made = [_accept_under(f"[{i}]", item, args[0], accept) for i, item in enumerate(items)]
+    kind = next((kind for kind in _COLLECTIONS if kind is origin), None)
+    if kind is None:
+        kind = next(kind for kind in _COLLECTIONS if isinstance(value, kind))
+    return cast("Callable[[Iterable[object]], object]", kind)(made)
 
 
 def _accept_member(value: Any, members: tuple[Any, ...], accept: Accept) -> object:
     if type(value) in members:
         return accept(value, type(value))
     fitting: list[object] = []
-    problems: list[Refused] = []
+    problems: list[str] = []
     for member in members:
         try:
             fitting.append(accept(value, member))
         except Refused as refused:
-            problems.append(refused)
-    exact = [item for item in fitting if type(item) is type(value)]
-    if exact:
-        return exact[0]
-    if isinstance(value, Mapping) and len(fitting) > 1:
-        fitting = _with_all_fields(cast("Mapping[str, object]", value), fitting)
-    if len(fitting) == 1 or (fitting and not isinstance(value, Mapping)):
-        return fitting[0]
-    if fitting:
-        names = " and ".join(name_of(cast("type", type(item))) for item in fitting)
-        raise Refused("The value", f"could be {names} alike; pass an instance")
-    raise Refused("The value", f"fits none of {', '.join(map(name_of, members))}: " + "; ".join(map(str, problems)))
+            problems.append(str(refused))
+    if not fitting:
+        raise Refused("", f"Fits none of {', '.join(map(name_of, members))} ({'; '.join(problems)})")
+    same = [item for item in fitting if type(item) is type(value)]
+    if same or not isinstance(value, dict):
+        return (same or fitting)[0]
+    return _best_fitting(set(cast("dict[str, object]", value)), fitting)
 
 
-def _with_all_fields(value: Mapping[str, object], fitting: list[object]) -> list[object]:
-    """Those that have a field for everything in the value: the others would drop some of it."""
-    full: list[object] = []
-    for item in fitting:
-        shape = shape_of(type(item))
-        if shape is None or is_pydantic(type(item)) or set(value) <= set(shape.fields):
-            full.append(item)
-    return full
+def _best_fitting(keys: set[str], fitting: list[object]) -> object:
+    """The one that has these fields and no others, else the only one that would drop none of them."""
+    fields = [shape.fields if (shape := shape_of(type(item))) else tuple(keys) for item in fitting]
+    exact = [item for item, names in zip(fitting, fields, strict=True) if set(names) == keys]
+    full = [item for item, names in zip(fitting, fields, strict=True) if set(names) >= keys]
+    for candidates in (exact, full, fitting):
+        if len(candidates) == 1:
+            return candidates[0]
+    names = " and ".join(name_of(type(item)) for item in fitting)
+    raise Refused("", f"Could be {names} alike: pass an instance")

@@ -8,9 +8,10 @@ import sys
 import typing
 from collections.abc import Callable, Iterable
 from enum import Enum
+from functools import partial
 from operator import attrgetter
 from types import NoneType, UnionType
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import msgspec
 
@@ -20,6 +21,10 @@ MISSING: Final = object()
 _KEPT: Final = 4096
 # What says no more than JSON itself. Not float: there an int comes back as another type.
 _JSON: Final = (None, NoneType, bool, int, str, list, dict, Any, object, typing.Union, UnionType)
+
+
+Defaults: TypeAlias = dict[str, Callable[[], object] | None]
+"""What makes the values of fields that were not stored; None for those that an instance may lack."""
 
 
 class Shape(NamedTuple):
@@ -32,7 +37,7 @@ class Shape(NamedTuple):
     get: Callable[[Any], tuple[object, ...]]
     read: Callable[[Any], tuple[object, ...]]
     build: Callable[[type, dict[str, object]], object]
-    defaults: Callable[[type], dict[str, Callable[[], object]]]
+    defaults: Callable[[type], Defaults]
 
 
 _shapes: Final[dict[type, Shape | None]] = {}
@@ -52,7 +57,7 @@ def shape_of(cls: Any) -> Shape | None:
 def is_pydantic(cls: Any) -> bool:
     """Whether the class is a pydantic model; pydantic is not imported to find out."""
     pydantic = sys.modules.get("pydantic")
-    return pydantic is not None and issubclass(cls, pydantic.BaseModel)
+    return pydantic is not None and isinstance(cls, type) and issubclass(cls, pydantic.BaseModel)
 
 
 def is_enum(cls: type) -> bool:
@@ -68,9 +73,9 @@ def _shape(cls: Any) -> Shape | None:
     if dataclasses.is_dataclass(cls):
         return _plain_shape(tuple(field.name for field in dataclasses.fields(cls)), _build_object, _dataclass_defaults)
     if issubclass(cls, msgspec.Struct):
-        return _plain_shape(cls.__struct_fields__, _build_struct, _no_defaults)
+        return _plain_shape(cls.__struct_fields__, _build_struct, _struct_defaults)
     if hasattr(cls, "__attrs_attrs__"):
-        return _plain_shape(tuple(field.name for field in cls.__attrs_attrs__), _build_object, _no_defaults)
+        return _plain_shape(tuple(field.name for field in cls.__attrs_attrs__), _build_object, _attrs_defaults)
     names: Any = getattr(cls, "_fields", None)
     if names is not None and issubclass(cls, tuple):
         return Shape(names, tuple, tuple, _build_named_tuple, _named_tuple_defaults)
@@ -80,7 +85,7 @@ def _shape(cls: Any) -> Shape | None:
 def _plain_shape(
     names: tuple[str, ...],
     build: Callable[[type, dict[str, object]], object],
-    defaults: Callable[[type], dict[str, Callable[[], object]]],
+    defaults: Callable[[type], Defaults],
 ) -> Shape:
     def read(value: object) -> tuple[object, ...]:
         return tuple(getattr(value, name, MISSING) for name in names)
@@ -101,12 +106,12 @@ def _build_struct(cls: Any, fields: dict[str, object]) -> object:
 
 def _build_named_tuple(cls: Any, fields: dict[str, object]) -> object:
     # Not `_make`: that may run code of a subclass.
-    new = cast("Callable[[type, list[object]], object]", tuple.__new__)
-    return new(cls, [fields[name] for name in cls._fields])
+    return cast("Any", tuple).__new__(cls, [fields[name] for name in cls._fields])
 
 
 def _build_model(cls: Any, state: dict[str, object]) -> object:
-    fields = cast("dict[str, object]", state["fields"])
+    stored = cast("dict[str, object]", state["fields"])
+    fields = {name: _model_field(field, name, stored) for name, field in cls.__pydantic_fields__.items()}
     made: Any = cls.__new__(cls)
     made.__setstate__(
         {
@@ -119,6 +124,14 @@ def _build_model(cls: Any, state: dict[str, object]) -> object:
     return made
 
 
+def _model_field(field: Any, name: str, stored: dict[str, object]) -> object:
+    if name in stored:
+        return stored[name]
+    if field.is_required():
+        raise KeyError(name)
+    return field.get_default(call_default_factory=True)
+
+
 def _model_state(model: Any) -> tuple[object, ...]:
     known: dict[str, Any] = model.__class__.__pydantic_fields__
     state: dict[str, Any] = model.__getstate__()
@@ -126,22 +139,44 @@ def _model_state(model: Any) -> tuple[object, ...]:
     return fields, state["__pydantic_extra__"], state["__pydantic_private__"]
 
 
-def _dataclass_defaults(cls: type) -> dict[str, Callable[[], object]]:
-    found: dict[str, Callable[[], object]] = {}
+def _dataclass_defaults(cls: Any) -> Defaults:
+    found: Defaults = {}
     for field in dataclasses.fields(cls):
         if field.default is not dataclasses.MISSING:
-            found[field.name] = lambda value=field.default: value
+            found[field.name] = partial(_given, field.default)
         elif field.default_factory is not dataclasses.MISSING:
             found[field.name] = field.default_factory
+        elif not field.init:
+            found[field.name] = None
     return found
 
 
-def _named_tuple_defaults(cls: Any) -> dict[str, Callable[[], object]]:
-    return {name: lambda value=value: value for name, value in cls._field_defaults.items()}
+def _struct_defaults(cls: Any) -> Defaults:
+    # The constructor fills them in, or refuses.
+    return dict.fromkeys(cls.__struct_fields__)
 
 
-def _no_defaults(cls: type) -> dict[str, Callable[[], object]]:
+def _attrs_defaults(cls: Any) -> Defaults:
+    found: Defaults = {}
+    for field in cls.__attrs_attrs__:
+        factory = getattr(field.default, "factory", None)
+        if factory is not None and not field.default.takes_self:
+            found[field.name] = factory
+        elif repr(field.default) != "NOTHING":
+            found[field.name] = partial(_given, field.default)
+    return found
+
+
+def _named_tuple_defaults(cls: Any) -> Defaults:
+    return {name: partial(_given, value) for name, value in cls._field_defaults.items()}
+
+
+def _no_defaults(cls: Any) -> Defaults:
     return {}
+
+
+def _given(value: object) -> object:
+    return value
 
 
 class Classes:
@@ -181,7 +216,7 @@ class Classes:
         self._seen.add(id(annotation))
         self._kept.append(annotation)
         origin = typing.get_origin(annotation) or annotation
-        self.only_json &= origin in _JSON
+        self.only_json &= origin in _JSON and not (origin is dict and _first(annotation) not in (None, str, Any))
         for argument in typing.get_args(annotation):
             self._visit(argument)
         if hasattr(annotation, "__supertype__"):
@@ -194,8 +229,8 @@ class Classes:
             self._visit_class(origin)
 
     def _visit_class(self, cls: Any) -> None:
-        self.has_sets |= _is_kind_of(cls, collections.abc.Set)
-        self.has_dicts |= _is_kind_of(cls, collections.abc.Mapping) or is_pydantic(cls)
+        self.has_sets |= is_kind_of(cls, collections.abc.Set)
+        self.has_dicts |= is_kind_of(cls, collections.abc.Mapping) or is_pydantic(cls)
         has_fields = shape_of(cls) is not None
         if has_fields or is_enum(cls):
             self._named.setdefault(cls.__name__, []).append(cls)
@@ -224,7 +259,12 @@ def _hints_one_by_one(cls: type) -> dict[str, Any]:
     return hints
 
 
-def _is_kind_of(cls: type, kind: type) -> bool:
+def _first(annotation: object) -> object:
+    return next(iter(typing.get_args(annotation)), None)
+
+
+def is_kind_of(cls: type, kind: type) -> bool:
+    """`issubclass`, which does not narrow the type for the type checker."""
     return issubclass(cls, kind)
 
 

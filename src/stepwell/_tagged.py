@@ -28,13 +28,15 @@ TAG_TEXT: Final = '"$type"'
 """Text in which this does not occur has no tags."""
 
 _STR: Final = frozenset((str,))
+_MAX_BITS: Final = 14_284
 _encode: Final = msgspec.json.Encoder().encode
 
 
 class Refused(Exception):  # noqa: N818 - never leaves the codec
     """A value cannot be stored or read back. `place` is where it is, and grows on the way up.
 
-    `cls` is set when the value's class is what is in the way.
+    `subject` begins the sentence that `problem` ends; without one the problem is a sentence of its own. `cls` is set
+    when the value's class is what is in the way.
     """
 
     def __init__(self, subject: str, problem: str, cls: type | None = None) -> None:
@@ -45,14 +47,10 @@ class Refused(Exception):  # noqa: N818 - never leaves the codec
         self.place = ""
 
     def __str__(self) -> str:
-        return f"{self.where} {self.problem}"
-
-    @property
-    def where(self) -> str:
-        if not self.place:
-            return self.subject
-        place = self.place if len(self.place) <= 120 else f"{self.place[:117]}..."
-        return f"{self.subject} at ${place}"
+        place = f"${self.place}" if len(self.place) <= 120 else f"${self.place[:117]}..."
+        if not self.subject:
+            return f"{place}: {self.problem}"
+        return f"{self.subject} at {place} {self.problem}" if self.place else f"{self.subject} {self.problem}"
 
     def under(self, step: str) -> Refused:
         self.place = step + self.place
@@ -71,7 +69,11 @@ def to_tagged(value: Any, classes: Classes, depth: int = MAX_DEPTH) -> Any:
     cls = type(cast("object", value))
     if cls is str:
         return _text(value)
-    if cls is int or cls is bool or value is None:
+    if cls is bool or value is None:
+        return value
+    if cls is int:
+        if value.bit_length() > _MAX_BITS:
+            raise Refused("An integer", "of more than 4,300 digits cannot be stored; use text instead")
         return value
     if cls is float:
         if not math.isfinite(value):
@@ -245,18 +247,25 @@ def _read_fields(raw: dict[str, Any], classes: Classes) -> dict[str, Any]:
 
 
 def _read_instance(raw: dict[str, Any], classes: Classes) -> object:
-    name = raw["class"]
-    cls: Any = classes.find(name)
+    tagged_with = raw["class"]
+    cls: Any = classes.find(tagged_with)
     if cls is None:
-        raise Refused("The value", f"is an instance of {name}, which the annotation does not name (any more)")
+        raise Refused(
+            "The value", f"is an instance of {shown(tagged_with)}, which the annotation does not name (any more)"
+        )
     shape = shape_of(cls)
     if shape is None:
         return cls(from_tagged(raw["value"], classes))
     stored = _read_fields(raw["value"], classes)
-    fields = {key: stored[key] for key in shape.fields if key in stored}
-    for key, default in shape.defaults(cls).items():
-        if key not in fields:
-            fields[key] = default()
+    defaults = shape.defaults(cls)
+    fields: dict[str, object] = {}
+    for name in shape.fields:
+        if name in stored:
+            fields[name] = stored[name]
+        elif name not in defaults:
+            raise Refused("The value", f"lacks the field {name!r} of {cls.__name__}")
+        elif (default := defaults[name]) is not None:
+            fields[name] = default()
     return shape.build(cls, fields)
 
 
@@ -303,7 +312,7 @@ _READ: Final[dict[str, Callable[[dict[str, Any], Classes], Any]]] = {
 
 def a(cls: type) -> str:
     """The class with its article, to begin a sentence."""
-    return f"{'An' if cls.__name__[:1].lower() in 'aeiou' else 'A'} {cls.__name__}"
+    return f"{'An' if cls.__name__[:1].lower() in 'aeio' else 'A'} {cls.__name__}"
 
 
 def shown(value: object) -> str:

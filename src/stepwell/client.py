@@ -22,7 +22,6 @@ from stepwell.errors import (
     ExecutionNotFoundError,
     InvalidInputError,
     InvalidTransitionError,
-    WorkflowCodeError,
 )
 from stepwell.execution import Execution, ExecutionList, info_of
 from stepwell.ids import Ids, digest
@@ -249,10 +248,12 @@ class Client:
 
     async def result(self, execution_id: str, codec: Codec | None, timeout: Duration | None) -> Any:
         """Wait for the end; the output, or the error that says how it ended."""
-        if timeout is None:
-            ending = await self._ended(execution_id)
-        else:
-            seconds = to_us(timeout, what="timeout") / 1_000_000
+        seconds = None if timeout is None else to_us(timeout, what="timeout") / 1_000_000
+        ending = None
+        if self.worker is None or not self.worker.is_resident(execution_id):
+            row = await self.row(execution_id)
+            ending = _ending_of(row) if row.status in TERMINAL else None
+        if ending is None:
             try:
                 async with asyncio.timeout(seconds):
                     ending = await self._ended(execution_id)
@@ -261,10 +262,6 @@ class Client:
         return self._output(execution_id, ending, codec)
 
     async def _ended(self, execution_id: str) -> Ending:
-        if self.worker is None or not self.worker.is_resident(execution_id):
-            row = await self.row(execution_id)
-            if row.status in TERMINAL:
-                return _ending_of(row)
         while True:
             # The worker in this process tells the ending itself; of others we only hear that there is one.
             told = await self._endings.wait(execution_id)
@@ -421,17 +418,9 @@ def checked_tags(tags: Sequence[str]) -> Sequence[str]:
     if isinstance(tags, str):
         raise InvalidInputError(f"tags must be a list of texts, got {tags!r}.")
     for tag in tags:
-        if not isinstance(tag, str) or not 0 < len(tag) <= 128:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidInputError(f"A tag must be text of 1 to 128 characters, got {tag!r}.")
-        codec_for(str).encode(tag)
+        if not isinstance(tag, str) or not 0 < len(tag) <= 128 or not tag.isprintable():  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidInputError(f"A tag must be text of 1 to 128 printable characters, got {tag!r}.")
     return tags
-
-
-def refuse_in_workflow_code(call: str, verb: str) -> None:
-    """Refuse a call that every replay would repeat; inside a step body it is fine."""
-    scope = current.get(None)
-    if scope is not None and not scope.is_body:
-        raise WorkflowCodeError(f"{call} was called in workflow code, where every replay would do it again. {verb}")
 
 
 async def _wait_at_most(event: asyncio.Event, seconds: float) -> None:

@@ -85,13 +85,16 @@ class ManualClock:
         self._count = 0
 
     def now(self) -> int:
+        """What the test has set."""
         return self._now
 
     def uptime(self) -> int:
+        """The machine's own."""
         # Leases are a matter between processes, so a test that jumps a month ahead must not expire any.
         return time.monotonic_ns() // 1000
 
     def call_at(self, when: int, callback: Callable[[], object]) -> Timer:
+        """Run `callback` when the clock is moved to `when`; one that is due already runs in the next turn."""
         timer = _ManualTimer(callback)
         if when <= self._now:
             asyncio.get_running_loop().call_soon(timer.ring)

@@ -7,12 +7,11 @@ where it does not, the parts that JSON has no word for are tagged (`_tagged.py`)
 from __future__ import annotations
 
 import inspect
-import re
+import sys
 import typing
 from collections.abc import Callable
-from enum import Enum
-from functools import partial
-from typing import Any, Final, TypeAlias, cast
+from functools import cache, partial
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import msgspec
 
@@ -20,8 +19,8 @@ from stepwell._accept import accept_parts, name_of
 from stepwell._preview import preview
 from stepwell._returns import return_annotation
 from stepwell._same import is_plain, is_same
-from stepwell._shape import Classes, is_pydantic, shape_of
-from stepwell._tagged import TAG_TEXT, Refused, a, as_is, from_tagged, shown, to_tagged
+from stepwell._shape import Classes, is_enum, is_pydantic, shape_of
+from stepwell._tagged import TAG_TEXT, Refused, a, as_is, from_tagged, to_tagged
 from stepwell.errors import InvalidInputError, SerializationError
 
 __all__ = ["NO_ANNOTATION", "Codec", "codec_for", "codec_of_function", "preview"]
@@ -37,7 +36,6 @@ _NONE: Final[Snapshot] = ("null", None)
 _TRUE: Final[Snapshot] = ("true", True)
 _FALSE: Final[Snapshot] = ("false", False)
 _INT64: Final = 1 << 63
-_PLACE: Final = re.compile(r"(?P<what>.*?)(?: - at `(?:key in )?(?P<place>\$.*?)`)?", re.DOTALL)
 
 _decode_plain: Final = msgspec.json.Decoder().decode
 _encode_plain: Final = msgspec.json.Encoder().encode
@@ -92,7 +90,7 @@ class Codec:
         except Refused as refused:
             raise SerializationError(f"The stored value does not fit: {refused}.") from refused
         except msgspec.MsgspecError as error:
-            raise SerializationError(f"The stored value does not fit: {_problem(error)}.") from error
+            raise SerializationError(f"The stored value does not fit: {_refused(error)}.") from error
         except RecursionError as error:
             raise SerializationError("The stored value does not fit: it is nested too deep.") from error
         except Exception as error:
@@ -105,11 +103,13 @@ class Codec:
             InvalidInputError: It does not fit, or cannot be stored.
         """
         try:
-            return self.encode(self.accept(value))
+            accepted = self.accept(value)
         except Refused as refused:
-            raise InvalidInputError(f"Invalid input: {_with_place(refused)}.") from refused
+            raise InvalidInputError(f"Invalid input: {refused}.") from refused
+        try:
+            return self.encode(accepted)
         except SerializationError as error:
-            raise InvalidInputError(f"Invalid input: {error}") from error
+            raise InvalidInputError(f"Invalid input: {self._refusal(accepted) or error}") from error
 
     def accept(self, value: object) -> object:
         """Give the input as a value of the annotated type.
@@ -130,14 +130,13 @@ class Codec:
         try:
             raw = to_tagged(value, classes)
             text = _encode_plain(raw).decode()
-            if TAG_TEXT not in text and self is not UNTYPED:
+            if TAG_TEXT not in text and not self._gives_back(value, text):
                 text = _encode_plain(as_is(raw)).decode()
-            back = from_tagged(_decode_plain(text), classes)
+            back = self.decode(text)
             if is_same(value, back):
                 return text, back
         except Refused as refused:
-            advice = "" if refused.cls is None else self._advice(refused.cls)
-            raise SerializationError(f"{refused}{advice}.") from None
+            raise SerializationError(f"{refused}{self._advice(refused.cls, 'return')}.") from None
         except Exception as error:
             raise SerializationError(f"{a(type(value))} cannot be stored: {type(error).__name__}: {error}") from error
         raise SerializationError(
@@ -145,25 +144,36 @@ class Codec:
             "Keep all of its state in fields, or return plain values."
         )
 
-    def _advice(self, cls: type) -> str:
+    def _gives_back(self, value: object, text: str) -> bool:
+        try:
+            return is_same(value, self.decode(text))
+        except SerializationError:
+            return False
+
+    def _refusal(self, value: object) -> str | None:
+        try:
+            to_tagged(value, self._classes())
+        except Refused as refused:
+            return f"{refused}{self._advice(refused.cls, 'input')}."
+        return None
+
+    def _advice(self, cls: type | None, use: Literal["return", "input"]) -> str:
         """What ends the sentence "A Basket cannot be restored later"."""
-        is_known_kind = shape_of(cls) is not None or issubclass(cls, Enum)
-        if is_known_kind and self.annotation is NO_ANNOTATION:
-            return (
-                f" because the function has no return annotation. Write `-> {cls.__name__}`, "
-                f"or pass returns={cls.__name__}"
-            )
-        if is_known_kind:
-            return (
-                f" because {name_of(self.annotation)} does not name that class. "
-                f"Write `-> {cls.__name__}`, or pass returns={cls.__name__}"
-            )
+        if cls is None:
+            return ""
+        if shape_of(cls) is not None or is_enum(cls):
+            name = cls.__name__
+            write = f"`-> {name}`, or pass returns={name}" if use == "return" else f"`input: {name}`"
+            if self.annotation is not NO_ANNOTATION:
+                return f" because {name_of(self.annotation)} does not name that class. Write {write}"
+            missing = "the function has no return annotation" if use == "return" else "the input has no annotation"
+            return f" because {missing}. Write {write}"
         for base in (int, float, str, bytes, list, tuple, dict, set):
             if issubclass(cls, base):
                 return f" as the kind of {base.__name__} that it is. Convert it with {base.__name__}(…)"
         return (
             " because its class is not a dataclass, pydantic model, msgspec Struct, NamedTuple or enum. "
-            "Make it one of these, or return plain values"
+            "Make it one of these, or use plain values"
         )
 
 
@@ -198,23 +208,28 @@ class TypedCodec(Codec):
         return self._tagged(value)
 
     def accept(self, value: object) -> object:
-        if self._decode_typed is None:
-            self._check_storable(value)
-            return accept_parts(value, self.annotation, _accept)
+        decode = self._decode_typed
+        if decode is None:
+            return self._accept_parts(value)
         try:
-            back = self._decode_typed(self._encode_typed(value))
+            back = decode(self._encode_typed(value))
         except msgspec.ValidationError as error:
             self._check_storable(value)
             raise _refused(error) from error
-        except Exception as error:
-            self._check_storable(value)
-            origin = typing.get_origin(self.annotation) or self.annotation
-            if isinstance(origin, type) and isinstance(value, origin):
-                return value
-            raise Refused("The value", f"must be {name_of(self.annotation)}, got {shown(value)}") from error
-        return value if not is_same(value, back) and _has_classes_of(back, value) else back
+        except Exception:  # a part that JSON cannot say at all, perhaps where anything is allowed
+            return self._accept_parts(value)
+        if is_same(value, back):
+            return value
+        if is_plain(value) or (is_pydantic(self.annotation) and not isinstance(value, cast("type", self.annotation))):
+            return back
+        return self._accept_parts(value)
+
+    def _accept_parts(self, value: object) -> object:
+        self._check_storable(value)
+        return accept_parts(value, self.annotation, _accept)
 
     def _check_storable(self, value: object) -> None:
+        """Tell of NaN and the like as what they are, not of the `null` that they become in JSON."""
         try:
             to_tagged(value, self._known)
         except Refused as refused:
@@ -322,7 +337,7 @@ def _typed_decoder(annotation: Any) -> Callable[[str | bytes], object] | None:
 
 def _encode_hook(value: Any) -> Any:
     if is_pydantic(type(value)):
-        return msgspec.Raw(value.__pydantic_serializer__.to_json(value, by_alias=True, round_trip=True))
+        return msgspec.Raw(value.__pydantic_serializer__.to_json(value, round_trip=True, **_dump_options()))
     for base, plain in _PLAIN_OF.items():
         if isinstance(value, base):
             return plain(value)
@@ -331,10 +346,25 @@ def _encode_hook(value: Any) -> Any:
 
 def _decode_hook(cls: Any, raw: Any) -> Any:
     if is_pydantic(cls):
-        return _decode_model(cls, _encode_plain(raw))
+        try:
+            return cls.__pydantic_validator__.validate_json(_encode_plain(raw), **_load_options())
+        except ValueError as error:
+            # msgspec adds the place of the model to the message.
+            raise ValueError(_pydantic_problem(error)) from error
     if type(raw) in _PLAIN_OF and issubclass(cls, type(raw)):
         return type(raw).__new__(cls, raw)
     raise NotImplementedError(name_of(cls))
+
+
+@cache
+def _load_options() -> dict[str, bool]:
+    """Aliases may differ between reading and writing, so fields go by their names, where pydantic can (since 2.11)."""
+    version = tuple(map(int, sys.modules["pydantic"].VERSION.split(".")[:2]))
+    return {"by_alias": True, "by_name": True} if version >= (2, 11) else {}
+
+
+def _dump_options() -> dict[str, bool]:
+    return {"by_alias": not _load_options()}
 
 
 # A subclass such as `class UserId(str)` is stored as what it is below, and its annotation makes it one again.
@@ -347,7 +377,7 @@ _PLAIN_OF: Final[dict[type, Callable[[Any], object]]] = {
 
 def _decode_model(cls: Any, text: str | bytes) -> object:
     try:
-        return cls.__pydantic_validator__.validate_json(text)
+        return cls.__pydantic_validator__.validate_json(text, **_load_options())
     except ValueError as error:
         raise msgspec.ValidationError(_pydantic_problem(error)) from error
 
@@ -360,38 +390,14 @@ def _pydantic_problem(error: Any) -> str:
     return f"{first['msg']}{more} - at `${place}`"
 
 
-def _problem(error: Exception) -> str:
-    """msgspec's message with the place in front."""
-    refused = _refused(error)
-    return _with_place(refused)
-
-
 def _refused(error: Exception) -> Refused:
-    found = cast("re.Match[str]", _PLACE.fullmatch(str(error)))
-    refused = Refused("", found["what"])
-    return refused.under((found["place"] or "$")[1:])
-
-
-def _with_place(refused: Refused) -> str:
-    return str(refused) if refused.subject else f"${refused.place}: {refused.problem}"
+    """msgspec's message, taken apart: the places come last in it, from the inside out."""
+    problem, *places = str(error).split(" - at `")
+    refused = Refused("", problem)
+    for place in places:
+        refused = refused.under(place.rstrip("`").removeprefix("$"))
+    return refused
 
 
 def _accept(value: object, annotation: Any) -> object:
     return codec_for(annotation).accept(value)
-
-
-def _has_classes_of(typed: object, value: object) -> bool:
-    """Whether the value has instances wherever the typed one has them, not just their shape in JSON."""
-    cls = type(typed)
-    if isinstance(typed, Enum):
-        return type(value) is cls
-    shape = shape_of(cls)
-    if shape is not None:
-        return type(value) is cls and all(map(_has_classes_of, shape.read(typed), shape.read(value)))
-    if isinstance(typed, dict):
-        items = cast("dict[Any, Any]", typed).values()
-        return isinstance(value, dict) and all(map(_has_classes_of, items, cast("dict[Any, Any]", value).values()))
-    if isinstance(typed, (list, tuple)):
-        same_kind = isinstance(value, (list, tuple))
-        return same_kind and all(map(_has_classes_of, cast("list[Any]", typed), cast("list[Any]", value)))
-    return True

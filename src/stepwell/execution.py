@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from stepwell._engine.call import refuse_in_workflow_code
 from stepwell._engine.failure import error_summary
 from stepwell.clock import from_us
 from stepwell.codec import Codec
@@ -150,6 +151,7 @@ class Execution(Generic[Out]):
             ExecutionCancelledError, ExecutionAbortedError: It ended so.
             TimeoutError: It has not ended in time.
         """
+        refuse_in_workflow_code("Execution.result()", "Await it in a step: step.run('wait', …).")
         return cast("Out", await self._client.result(self.id, self._output_codec, timeout))
 
     async def cancel(self, reason: str | None = None) -> None:
@@ -161,6 +163,7 @@ class Execution(Generic[Out]):
         Raises:
             InvalidTransitionError: It has ended otherwise.
         """
+        refuse_in_workflow_code("Execution.cancel()", "Move it into a step: step.run('cancel', …).")
         await self._client.cancel(self.id, reason)
 
     async def steps(self, run: int | None = None) -> list[StepInfo]:

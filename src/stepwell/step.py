@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Final, Literal, ParamSpec, TypeVar, TypeVarTuple, cast, overload
 
 from stepwell._engine.body import BodyWork
-from stepwell._engine.bridge import Mailbox, Strand, call_from_thread, carried, strand
+from stepwell._engine.bridge import Mailbox, Strand, call_from_thread, carried, check_strand, strand
 from stepwell._engine.call import Call, current, current_scope
 from stepwell._engine.choice import RaceWork, WithinWork
 from stepwell._engine.invoke import invoke
@@ -542,6 +542,10 @@ def _sleep_arguments(
 
 class SyncStep(_Facts):
     """The verbs of `Step` for plain functions: each call blocks its thread."""
+
+    def _scope(self, what: str) -> Call:
+        check_strand()
+        return super()._scope(what)
 
     @overload
     def run(

@@ -6,8 +6,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
+from stepwell._engine.call import refuse_in_workflow_code
 from stepwell._engine.definition import Definition
-from stepwell.client import refuse_in_workflow_code
+from stepwell.client import checked_tags
 from stepwell.clock import to_us
 from stepwell.duration import Duration
 from stepwell.duration import to_us as duration_us
@@ -286,7 +287,7 @@ def execution_filter(
     return ExecutionFilter(
         statuses=statuses,
         workflow=workflow,
-        tags=tuple(tags),
+        tags=tuple(checked_tags(tags)),
         id_prefix=id_prefix,
         since=earliest,
         limit=limit,

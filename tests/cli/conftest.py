@@ -16,6 +16,7 @@ import pytest
 from stepwell.cli import main
 
 SHOP = """
+import asyncio
 import time
 from dataclasses import dataclass
 from stepwell import App, Step, SyncStep
@@ -59,6 +60,11 @@ async def failing(step: Step) -> None:
 @app.workflow
 async def waiting(step: Step) -> None:
     await step.sleep("pause", "1 hour")
+
+
+@app.workflow
+async def stubborn(step: Step) -> None:
+    await step.run("hang", asyncio.sleep, 60)
 
 
 @app.workflow

@@ -349,7 +349,7 @@ async def test_settle_with_nothing_to_do_returns() -> None:
 
     async with open_tester(app) as tester:
         await tester.settle()
-        await tester.advance("10 years")
+        await tester.advance("520 weeks")
 
 
 # ------------------------------------------------------------------------------------------------- crashing

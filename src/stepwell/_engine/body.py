@@ -111,6 +111,7 @@ class BodyWork(Struct, gc=False):
         cancels = task.cancelling()
         call.task = task
         call.closed = call.timed_out = False
+        call.triggers = 0
         call.started_at = bodies[call] = runner.clock.now()
         deadline = None
         if self.timeout is not None:

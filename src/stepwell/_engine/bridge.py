@@ -95,17 +95,22 @@ strand: Final[contextvars.ContextVar[Strand | None]] = contextvars.ContextVar("s
 carried: Final[contextvars.ContextVar[bool]] = contextvars.ContextVar("stepwell_carried", default=False)
 
 
-def call_from_thread(what: str, make: Callable[[Mailbox], Coroutine[Any, Any, T]]) -> T:
-    """Run a step call of this thread's scope in the event loop of its execution and wait for it."""
+def check_strand() -> None:
+    """Stop a thread that has lost its `within` or `race`, whatever has become of the execution since."""
     mine = strand.get()
     if mine is not None and mine.lost:
         mine.unwound()
+
+
+def call_from_thread(what: str, make: Callable[[Mailbox], Coroutine[Any, Any, T]]) -> T:
+    """Run a step call of this thread's scope in the event loop of its execution and wait for it."""
     scope = current_scope(what)
     loop = scope.runner.loop
     if _running_loop() is loop:
         raise WorkflowCodeError(f"{what} blocks and was called in the event loop. Use the async Step there.")
     if scope.runner.stop is not None:
         scope.runner.unwound_in_thread()
+    mine = strand.get()
     mailbox = Mailbox()
     context = contextvars.copy_context()
     is_extra = carried.get()

@@ -179,3 +179,10 @@ def current_scope(what: str) -> Call:
             else f"{what} was called after its execution had ended. Await every step before the workflow returns."
         )
     return scope
+
+
+def refuse_in_workflow_code(call: str, verb: str) -> None:
+    """Refuse a call that every replay would repeat; inside a step body it is fine."""
+    scope = current.get(None)
+    if scope is not None and not scope.is_body:
+        raise WorkflowCodeError(f"{call} was called in workflow code, where every replay would do it again. {verb}")

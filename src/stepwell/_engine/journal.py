@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Final, Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, TypeAlias, cast
 
 from stepwell._engine.background import start
 from stepwell.errors import StepwellError
 from stepwell.store.protocol import Store
-from stepwell.store.transitions import Transition, Triggered, TriggeredMany, Verdict
+from stepwell.store.transitions import OwnerTransition, Refused, Transition, Triggered, TriggeredMany, Verdict
 
 log: Final = logging.getLogger("stepwell.journal")
 
@@ -30,6 +30,7 @@ class Sender(Protocol):
     def settled(self, transition: Transition, verdict: Verdict) -> None: ...
 
 
+_CLIENT: Final = (Triggered, TriggeredMany)
 _Entry: TypeAlias = "tuple[Transition, asyncio.Future[Verdict] | None, Sender | None]"
 
 
@@ -74,6 +75,16 @@ class Journal:
         self._closed = True
         await self.flush()
 
+    def lose_worker(self) -> None:
+        """The worker is no more: what its executions wanted to write must never be written under another's name."""
+        self.worker_id = None
+        self.fence = 0
+        lost = [entry for entry in self._waiting if not isinstance(entry[0], _CLIENT)]
+        self._waiting = [entry for entry in self._waiting if isinstance(entry[0], _CLIENT)]
+        for entry in lost:
+            transition = cast("OwnerTransition", entry[0])
+            self._answer([entry], [Refused(transition.execution_id)])
+
     async def flush(self) -> None:
         """Wait until everything that was queued has been answered."""
         while self._waiting or self._writer is not None:
@@ -110,8 +121,8 @@ class Journal:
 
     async def _not_written(self, entries: list[_Entry], error: StepwellError) -> None:
         """The database is full or away: callers are told, while what executions have done waits for its return."""
-        clients = [entry for entry in entries if isinstance(entry[0], Triggered | TriggeredMany)]
-        owners = [entry for entry in entries if not isinstance(entry[0], Triggered | TriggeredMany)]
+        clients = [entry for entry in entries if isinstance(entry[0], _CLIENT)]
+        owners = [entry for entry in entries if not isinstance(entry[0], _CLIENT)]
         self._answer(clients, [error] * len(clients))
         if self._closed:
             self._answer(owners, [error] * len(owners))
@@ -121,7 +132,7 @@ class Journal:
         log.error("%d transitions wait to be written; next try in %.1f s: %s", len(owners), self._pause, error)
         await asyncio.sleep(self._pause)
 
-    def _answer(self, entries: list[_Entry], verdicts: list[Verdict] | list[StepwellError]) -> None:
+    def _answer(self, entries: list[_Entry], verdicts: Sequence[Verdict]) -> None:
         for (transition, future, sender), verdict in zip(entries, verdicts, strict=True):
             if sender is not None:
                 sender.settled(transition, verdict)

@@ -28,10 +28,13 @@ class LoopPulse:
         self._thread = threading.get_ident()
         self._on_lost = on_lost
         self._warned = False
+        self._stopped = False
         self._last = time.monotonic()
         self._handle = self._loop.call_later(TICK_SECONDS, self._tick)
 
     def is_beating(self) -> bool:
+        if self._stopped:
+            return False
         silent = time.monotonic() - self._last
         if silent > WARN_SECONDS and not self._warned:
             self._warned = True
@@ -46,6 +49,8 @@ class LoopPulse:
         return True
 
     def lost(self) -> None:
+        if self._stopped:
+            return
         try:
             self._loop.call_soon_threadsafe(self._on_lost)
         except RuntimeError:
@@ -53,6 +58,8 @@ class LoopPulse:
             return
 
     def stop(self) -> None:
+        """The worker is no more: nothing is said to it and nothing is heard of it."""
+        self._stopped = True
         self._handle.cancel()
 
     def _tick(self) -> None:

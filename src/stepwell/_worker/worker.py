@@ -163,12 +163,9 @@ class Worker:
 
     async def crash(self) -> None:
         """Lose everything that is in memory, as if the process had died, and begin again as a new worker; for tests."""
-        old = self.worker_id
-        self._lost()
+        self._lost(crashed=True)
         if self._rebirth is not None:
             await self._rebirth
-        await self._store.reap(self.worker_id, old, dead=True, crashed=True, now=self.clock.now())
-        self.look()
 
     async def _emptied(self, seconds: float) -> bool:
         self._empty.clear()
@@ -193,8 +190,6 @@ class Worker:
             concurrency=self._concurrency,
             started_at=self.clock.now(),
         )
-        if self._pulse is not None:
-            self._pulse.stop()
         self._pulse = LoopPulse(self._lost)
         await self._store.register(row, self._pulse)
         self.journal.worker_id = self.worker_id
@@ -371,19 +366,25 @@ class Worker:
                     log.info("Execution %s is owned by this worker without being here; it is started", claimed.id)
                     self._begin(self._definitions[claimed.workflow], claimed)
 
-    def _lost(self) -> None:
+    def _lost(self, *, crashed: bool = False) -> None:
         """Others have taken over everything: stop it all unwritten and begin again as a new worker."""
         if self.journal.worker_id is None:
             return
+        if self._pulse is not None:
+            self._pulse.stop()
         log.error("Worker %s has lost its lease; it stops %d executions", self.worker_id, len(self.residents))
-        self.journal.worker_id = None
+        self.journal.lose_worker()
         for runner in list(self.residents.values()):
             runner.request_stop(Lost())
-        self.worker_id = self._reaper.worker_id = self._ids.new()
-        self._rebirth = start(self._be_reborn(), name="stepwell-rebirth")
+        old, self.worker_id = self.worker_id, self._ids.new()
+        self._reaper.worker_id = self.worker_id
+        self._rebirth = start(self._be_reborn(old, crashed), name="stepwell-rebirth")
 
-    async def _be_reborn(self) -> None:
+    async def _be_reborn(self, old: str, crashed: bool) -> None:
         await self._register()
+        if crashed:
+            await self._store.reap(self.worker_id, old, dead=True, crashed=True, now=self.clock.now())
+        await self._store.deregister(old)
         self.look()
 
     async def _announce(self) -> None:

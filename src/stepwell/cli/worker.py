@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 from types import FrameType
-from typing import NoReturn
+from typing import Final
 
 import click
 
@@ -18,7 +18,7 @@ from stepwell.cli.params import duration
 from stepwell.cli.target import Target, target_options
 from stepwell.errors import ConfigError
 
-PARENT_SECONDS = 1.0
+PARENT_SECONDS: Final = 1.0
 
 
 @click.command()
@@ -57,7 +57,6 @@ async def _work(app: App, concurrency: int, drain_timeout: float | str, parent: 
             # The user's logging keeps the line of the app to itself.
             say(f"worker {running.worker_id} runs {', '.join(app.workflows)} on {app.database}")
         await stop.wait(parent)
-        say(f"stopping: {len(running.residents)} executions in memory; a second signal leaves at once")
     say("stopped")
 
 
@@ -84,14 +83,11 @@ class Stop:
             except TimeoutError:
                 continue
 
-    # A handler of Python, not of the loop: it answers the second signal even when a body blocks the loop.
+    # Handlers of Python, not of the loop: they answer even when a body blocks the loop.
     def _heard(self, number: int, _: FrameType | None) -> None:
         self._signals += 1
         if self._signals > 1:
-            _leave(128 + number)
+            os.write(2, b"left at once\n")
+            os._exit(128 + number)
+        os.write(2, b"stopping; a second signal leaves at once\n")
         self._loop.call_soon_threadsafe(self._wished.set)
-
-
-def _leave(code: int) -> NoReturn:
-    os.write(2, b"left at once\n")
-    os._exit(code)

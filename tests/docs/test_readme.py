@@ -1,0 +1,246 @@
+"""What README.md shows works: its code runs, its commands and files are there."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import io
+import re
+import shlex
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+
+import stepwell
+from stepwell import App, Step
+from stepwell.clock import SystemClock
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+class Block(NamedTuple):
+    language: str
+    text: str
+    line: int
+
+
+def blocks(language: str) -> list[Block]:
+    """The fenced blocks of a language, with the line at which their text begins."""
+    found = re.finditer(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return [
+        Block(match[1], match[2], README.count("\n", 0, match.start(2)) + 1) for match in found if match[1] == language
+    ]
+
+
+def commands() -> Iterator[list[str]]:
+    """The commands of the console blocks as words, several on one line apart."""
+    for block in blocks("console"):
+        for line in block.text.splitlines():
+            assert line.startswith("$ "), f"a console block shows something else than a command: {line!r}"
+            for part in re.split("&&|&", line.removeprefix("$ ").partition(" #")[0]):
+                if part.strip():
+                    yield shlex.split(part)
+
+
+# ------------------------------------------------------------------------------------------------- python
+
+
+class Shop(NamedTuple):
+    """The module that the python blocks make, what they printed, and the folder in which they ran."""
+
+    module: ModuleType
+    printed: str
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """All python blocks, run one after the other as the module `shop`, in a folder of their own."""
+    folder, module, printed = tmp_path_factory.mktemp("shop"), ModuleType("shop"), io.StringIO()
+    (folder / "stepwell.toml").write_text(blocks("toml")[0].text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("STEPWELL_DATABASE", raising=False)
+        patch.setitem(sys.modules, "shop", module)
+        with redirect_stdout(printed):
+            for block in blocks("python"):
+                # Blank lines in front, so that a traceback shows the line of the README.
+                exec(compile("\n" * (block.line - 1) + block.text, ROOT / "README.md", "exec"), vars(module))  # noqa: S102
+        yield Shop(module, printed.getvalue(), folder)
+
+
+@pytest.fixture
+def shop(ran: Shop) -> Any:
+    return ran.module
+
+
+def test_all_blocks_run_and_main_prints_the_parcel(ran: Shop) -> None:
+    assert ran.printed == "parcel for payment-A-1\n"
+    assert (ran.folder / ".stepwell/stepwell.db").exists()
+
+
+def test_looking_and_cancelling(shop: Any) -> None:
+    async def prepare() -> None:
+        async with shop.app.connected():
+            await shop.order_processing.trigger(shop.Order("A-1", 5), id="A-1", delay="1 day")
+
+    async def status() -> str:
+        async with shop.app.connected():
+            return await shop.order_processing.get_execution("A-1").status()
+
+    asyncio.run(prepare())
+    asyncio.run(shop.look())
+
+    assert asyncio.run(status()) == "cancelled"
+
+
+def test_the_test_of_the_readme_passes(shop: Any) -> None:
+    asyncio.run(shop.test_order())
+
+
+def test_the_failing_order_releases_its_stock(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def declined(order: object) -> str:
+        raise stepwell.NonRetryableError("card declined")
+
+    with shop.app.overridden(database="sqlite://", clock=SystemClock(), stubs={"charge": declined}):
+        with pytest.raises(stepwell.ExecutionFailedError, match="card declined"):
+            shop.app.execute(shop.order_processing, shop.Order("A-9", 5))
+
+    assert "released A-9: card declined" in capsys.readouterr().out
+
+
+def test_the_resource_reaches_its_workflow(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with shop.app.overridden(database="sqlite://", clock=SystemClock(), stubs={}):
+        shop.app.execute(shop.welcome, "ada@example.org")
+
+    assert "ada@example.org" in capsys.readouterr().out
+
+
+def test_the_sync_twins_that_are_named_exist(shop: Any) -> None:
+    for owner, method in re.findall(r"`(order_processing|execution)\.(\w+_sync)\(", README):
+        assert callable(getattr(shop.order_processing if owner == "order_processing" else stepwell.Execution, method))
+
+
+# ------------------------------------------------------------------------------------------------- the verbs
+
+
+def public(cls: type) -> dict[str, Any]:
+    return {name: value for base in cls.__mro__ for name, value in vars(base).items() if not name.startswith("_")}
+
+
+def test_the_table_has_all_verbs_and_no_others() -> None:
+    verbs = {name for name, value in public(Step).items() if not isinstance(value, property)}
+    table = README.partition("### The verbs")[2].partition("\n\nBranches")[0]
+
+    assert set(re.findall(r"step\.(\w+)\(", table)) == verbs
+
+
+def test_all_that_is_called_on_a_step_exists() -> None:
+    names = {*re.findall(r"\bstep\.(\w+)", README), *re.findall(r"current_step\(\)\.(\w+)", README)}
+
+    assert names - public(Step).keys() == set()
+
+
+def test_the_options_of_run_are_all_named() -> None:
+    options = {name for name in Step.run.__kwdefaults__ or ()}
+
+    [row] = [line for line in README.splitlines() if line.startswith("| `await step.run(")]
+    assert set(re.findall(r"`(\w+)`", row.partition("options:")[2])) == options
+
+
+def test_all_statuses_that_are_named_exist() -> None:
+    [line] = [line for line in README.splitlines() if line.startswith("Statuses: ")]
+
+    assert set(re.findall(r"\w+", line.split("`")[1])) <= set(stepwell.types.STATUSES)
+
+
+def test_errors_that_are_named_exist() -> None:
+    assert {name for name in re.findall(r"`(\w+Error)`", README) if not hasattr(stepwell, name)} == set()
+
+
+# ------------------------------------------------------------------------------------------------- files, commands
+
+
+def test_links_lead_to_files() -> None:
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_folders_that_commands_enter_exist() -> None:
+    assert [words[1] for words in commands() if words[0] == "cd" and words[1] != "stepwell" and not (ROOT / words[1]).is_dir()] == []
+
+
+def test_all_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    shown = {words[1] for words in commands() if words[0] == "make"} | set(re.findall(r"`make (\w+)", README))
+
+    assert shown
+    assert shown - targets == set()
+
+
+def cli_command(words: list[str]) -> Any:
+    """The click command of `stepwell ...`, and the words that are left for it."""
+    cli = pytest.importorskip("stepwell.cli.root")
+    click = importlib.import_module("click")
+    command = next(value for value in vars(cli).values() if isinstance(value, click.Group))
+    words = list(words)
+    while isinstance(command, click.Group):
+        context = click.Context(command)
+        found = command.get_command(context, words[0]) if words else None
+        assert found is not None, f"no command {words[0] if words else '(none)'!r} in {command.name}"
+        command = found
+        words.pop(0)
+    return command, words
+
+
+def stepwell_commands() -> list[list[str]]:
+    shown = [words[1:] for words in commands() if words[0].endswith("/stepwell")]
+    inline = [shlex.split(text) for text in re.findall(r"`stepwell ([^`|]+)`", README)]
+    group = re.search(r"`stepwell executions ((?:\w+ \| )+\w+)`", README)
+    listed = [["executions", name] for name in group[1].split(" | ")] if group else []
+    return [*shown, *inline, *listed]
+
+
+@pytest.mark.parametrize("words", stepwell_commands(), ids=" ".join)
+def test_all_commands_of_the_command_line_exist(words: list[str]) -> None:
+    command, rest = cli_command(words)
+
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert [word for word in rest if word.startswith("--") and word not in known] == []
+
+
+def test_the_commands_of_the_readme_are_found_at_all() -> None:
+    assert ["executions", "list", "--limit", "5"] in stepwell_commands()
+    assert ["executions", "watch"] in stepwell_commands()
+
+
+def test_shown_names_are_installed() -> None:
+    assert 'stepwell = "stepwell.cli:main"' in (ROOT / "pyproject.toml").read_text()
+    assert callable(pytest.importorskip("stepwell.cli").main)
+
+
+# ------------------------------------------------------------------------------------------------- SQL
+
+
+def test_views_that_are_named_exist(tmp_path: Path) -> None:
+    app = App(database=f"sqlite:///{tmp_path}/test.db")
+
+    @app.workflow
+    async def flow(step: Step) -> None: ...
+
+    app.execute(flow)
+    connection = sqlite3.connect(tmp_path / "test.db")
+    views = set(re.findall(r"`(stepwell_\w+)`", README))
+    rows = {view: connection.execute(f"SELECT count(*) FROM {view}").fetchone()[0] for view in views}
+    connection.close()
+
+    assert rows == {"stepwell_executions": 1, "stepwell_steps": 0}
