@@ -11,23 +11,27 @@ from tests.acceptance.harness import Site, check
 from tests.acceptance.programs import share
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_every_body_begins_once(site: Site, workers: int) -> None:
-    """Workers hear of each other's writes and compare what they own all the time, while they claim and finish."""
+@pytest.mark.parametrize("slow", ["", "owned", "claim", "load", "apply", "owned,claim,load"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_body_begins_once(site: Site, workers: int, slow: str) -> None:
+    """Workers hear of each other's writes and compare what they own all the time, while they claim and finish.
+
+    Late answers of the store widen the gaps between what a worker was told and what is so by then.
+    """
 
     async def fill() -> None:
-        for n in range(40):
+        for n in range(20):
             await share.one_step.trigger_many([n] * 5)
             await asyncio.sleep(0.01)
 
     site.prepare(share.app, nothing)
     for _ in range(workers):
-        site.start_worker("share", PAUSE=0.02)
+        site.start_worker("share", PAUSE=0.02, SLOW=slow)
     site.as_client(share.app, fill)
     site.await_all_ended()
 
     begins = Counter(line.place for line in site.lines("begin"))
-    assert len(begins) == 200
+    assert len(begins) == 100
     assert begins.most_common(1)[0][1] == 1, [place for place, count in begins.items() if count > 1]
     assert site.value("SELECT MAX(epoch) FROM executions") == 1
     check(site)

@@ -73,6 +73,8 @@ UNWIND_SECONDS = 10.0
 """How long user code may take to end once its execution leaves memory; then its tasks are abandoned."""
 CRASH_LIMIT: Final = 5
 """Crashes in a row without a recorded step after which an execution fails instead of running again."""
+SUSPECT_CRASHES: Final = 2
+"""Crashes in a row from which on a worker runs at most one such execution at a time."""
 MISMATCH_PAUSE_US: Final = 30_000_000
 """How long an execution that does not fit the code stays in the queue before a worker looks at it again."""
 
@@ -97,6 +99,10 @@ class Host(Protocol):
     stubs: Mapping[str, Callable[..., object]]
     """Functions that stand in for bodies in tests, by step name."""
     base_context: contextvars.Context
+
+    def look(self) -> None:
+        """Told when there may be more to claim."""
+        ...
 
     def left(self, runner: Runner, stop: Stop) -> None:
         """Told once, when the incarnation is over and everything about it is written."""
@@ -228,6 +234,10 @@ class Runner:
     def has_left(self) -> bool:
         """Whether this incarnation has left memory, or is about to, without having come to an end."""
         return isinstance(self.stop, Park | Release | Lost)
+
+    def is_suspect(self) -> bool:
+        """Whether its process has died more than once in a row while this execution ran, and nothing was recorded since."""
+        return self._crashed and self.claimed.crashes >= SUSPECT_CRASHES
 
     def drain(self) -> None:
         """Start no further body and give the execution back as soon as no body runs."""
@@ -480,6 +490,7 @@ class Runner:
         if self._crashed and isinstance(transition, _PROGRESS):
             self._crashed = False
             self.note(Progressed(self.id, self.epoch))
+            self.host.look()
 
     def settled(self, transition: Transition, verdict: Verdict) -> None:
         """The journal's answer to each transition of this runner."""

@@ -45,7 +45,6 @@ POLL_SECONDS: Final = 2.0
 RECONCILE_SECONDS: Final = 15.0
 SLOW_BODY_US: Final = 1_000_000
 """A body that runs longer is shown as running."""
-SUSPECT_CRASHES: Final = 2
 
 
 class Worker:
@@ -326,7 +325,7 @@ class Worker:
                 return
 
     def _suspects_allowed(self) -> int:
-        return 0 if any(r.claimed.crashes >= SUSPECT_CRASHES for r in self.residents.values()) else 1
+        return 0 if any(runner.is_suspect() for runner in self.residents.values()) else 1
 
     def _take_over(self, claimed: Claimed) -> None:
         old = self.residents.get(claimed.id)

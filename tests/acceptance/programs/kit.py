@@ -21,6 +21,7 @@ from typing import Any
 from stepwell import App, current_step
 from stepwell.duration import Duration
 from stepwell.store.sqlite import lease
+from stepwell.store.sqlite.store import SqliteStore
 
 _ledger: int | None = None
 
@@ -102,6 +103,21 @@ def shorten_lease(seconds: float) -> None:
     lease.RETRY_US = int(seconds * 1_000_000 / 15)
 
 
+def slow_down(names: str, seconds: float) -> None:
+    """Let the answers of these methods of the store come late: what they tell may be over by then."""
+    for name in names.split(","):
+        setattr(SqliteStore, name, _late(getattr(SqliteStore, name), seconds))
+
+
+def _late(method: Callable[..., Awaitable[Any]], seconds: float) -> Callable[..., Awaitable[Any]]:
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        answer = await method(*args, **kwargs)
+        await asyncio.sleep(seconds)
+        return answer
+
+    return call
+
+
 async def serve(
     app: App,
     *,
@@ -141,6 +157,8 @@ def prepare() -> None:
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(levelname)s %(name)s %(message)s")
     if seconds := os.environ.get("LEASE_SECONDS"):
         shorten_lease(float(seconds))
+    if names := os.environ.get("SLOW"):
+        slow_down(names, float(os.environ.get("SLOW_SECONDS", "0.03")))
     if os.environ.get("WAIT_FOR_GO"):
         write("ready")
         if not sys.stdin.readline():
