@@ -10,7 +10,7 @@ from typing import Final
 
 from benchmarks.child import Channel
 from benchmarks.floor import body
-from benchmarks.measure import Child, Figure, Plan, emptied, percentile, scratch, settled, url
+from benchmarks.measure import Child, Figure, Plan, percentile, scratch, settled, url
 from stepwell import App, Step
 
 _PROCESSES: Final = 4
@@ -44,8 +44,8 @@ def contention(plan: Plan) -> list[Figure]:
 def _fight(seconds: float) -> list[list[float]]:
     with scratch() as folder, ExitStack() as stack:
         children: list[Child] = []
-        for _ in range(_PROCESSES):
-            child = Child("contention:write", path=str(folder / "bench.db"), seconds=seconds)
+        for number in range(_PROCESSES):
+            child = Child("contention:write", path=str(folder / "bench.db"), number=number, seconds=seconds)
             children.append(stack.enter_context(child))
         for child in children:
             child.hear()
@@ -54,12 +54,13 @@ def _fight(seconds: float) -> list[list[float]]:
         return [child.hear() for child in children]
 
 
-async def write(channel: Channel, path: str, seconds: float) -> None:
+async def write(channel: Channel, path: str, number: int, seconds: float) -> None:
     """One of the processes: tells how many milliseconds each of its steps has taken."""
     app = App("bench", database=url(Path(path)))
     waited: list[float] = []
 
-    @app.workflow
+    # A name of its own, for a queued execution goes to any worker that knows its workflow.
+    @app.workflow(name=f"write-{number}")
     async def work(step: Step) -> None:
         now = time.perf_counter()
         end = now + seconds
@@ -72,7 +73,6 @@ async def write(channel: Channel, path: str, seconds: float) -> None:
         await settled(worker)
         channel.say("ready")
         await channel.hear()
-        await work.trigger()
-        await emptied(worker)
+        await (await work.trigger()).result()
         channel.say(waited)
         await asyncio.Event().wait()

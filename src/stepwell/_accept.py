@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Callable, Iterable, Sequence
-from collections.abc import Set as AbstractSet
 from enum import Enum
 from types import UnionType
 from typing import Any, Final, TypeAlias, cast
@@ -138,7 +137,7 @@ def _accept_enum(value: object, cls: type[Enum]) -> object:
 
 
 def _accept_items(value: Any, origin: Any, args: tuple[Any, ...], accept: Accept) -> object:
-    if is_kind_of(type(value), AbstractSet) and is_kind_of(origin, Sequence):
+    if type(cast("object", value)) in (set, frozenset) and is_kind_of(origin, Sequence):
         raise _mismatch(value, origin)
     items: list[object] = [*value]
     if origin is tuple and args[-1] is not Ellipsis:

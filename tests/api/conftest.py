@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pytest
 
-import stepwell.testing as kit
 from stepwell import App
-from stepwell.testing import Tester
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 """What the clock of the test kit says at first."""
-
-open_tester: Callable[..., AbstractAsyncContextManager[Tester]] = kit.sandbox
-"""The test kit's entry point."""
 
 
 @dataclass

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,8 @@ from stepwell import (
     Workflow,
 )
 from stepwell.errors import InvalidInputError, WorkflowCodeError
-from tests.api.conftest import Order, open_client, open_tester
+from stepwell.testing import sandbox
+from tests.api.conftest import Order, open_client
 
 SOURCES = Path(stepwell.__file__).parents[1]
 
@@ -65,7 +66,9 @@ def test_two_workflows_with_one_name_are_refused() -> None:
     app = App()
     app.workflow(nothing)
 
-    with pytest.raises(InvalidInputError, match="Workflow 'nothing' is defined already, by .*Give one of them another name"):
+    with pytest.raises(
+        InvalidInputError, match=r"Workflow 'nothing' is defined already, by .*Give one of them another name"
+    ):
         app.workflow(nothing)
 
 
@@ -81,7 +84,7 @@ def test_bad_workflow_names_are_refused(name: Any) -> None:
 
 def test_a_lambda_needs_a_name() -> None:
     with pytest.raises(InvalidInputError, match="'<lambda>'"):
-        App().workflow()(lambda step: None)  # pyright: ignore[reportUnknownLambdaType]
+        App().workflow()(lambda step: None)
 
 
 async def no_step() -> None: ...
@@ -98,7 +101,9 @@ async def env_and_more(step: Step, *, env: object, db: object) -> None: ...
     "function", [no_step, two_inputs, var_args, var_kwargs, positional_env, other_keyword, env_and_more]
 )
 def test_wrong_signatures_are_refused_with_what_is_allowed(function: Callable[..., Any]) -> None:
-    with pytest.raises(InvalidInputError, match=r"must take \(step\) or \(step, input\), and optionally a keyword-only env") as refused:
+    with pytest.raises(
+        InvalidInputError, match=r"must take \(step\) or \(step, input\), and optionally a keyword-only env"
+    ) as refused:
         App().workflow(function)
 
     assert repr(function.__name__) in str(refused.value)
@@ -106,7 +111,7 @@ def test_wrong_signatures_are_refused_with_what_is_allowed(function: Callable[..
 
 
 def test_a_default_on_the_input_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="Parameter 'order' of 'with_default' has a default. Take it out"):
+    with pytest.raises(InvalidInputError, match=r"Parameter 'order' of 'with_default' has a default. Take it out"):
         App().workflow(with_default)
 
 
@@ -118,7 +123,9 @@ async def error_and_more(step: Step, order: Order, error: BaseException, more: i
 def test_wrong_signatures_of_on_error_are_refused(handler: Callable[..., Any]) -> None:
     workflow = App().workflow(nothing)
 
-    with pytest.raises(InvalidInputError, match=r"'nothing.on_error' must take \(step, error\) or \(step, input, error\)"):
+    with pytest.raises(
+        InvalidInputError, match=r"'nothing.on_error' must take \(step, error\) or \(step, input, error\)"
+    ):
         workflow.on_error(handler)
 
 
@@ -153,7 +160,7 @@ async def test_annotations_may_name_later_classes() -> None:
     async def flow(step: Step, parcel: Parcel) -> Parcel:
         return parcel
 
-    async with open_tester(app):
+    async with sandbox(app):
         assert await (await flow.trigger(Parcel(5))).result() == Parcel(5)
 
 
@@ -186,7 +193,7 @@ async def test_bad_retries_of_a_step_fail_the_execution_before_its_body_runs(ret
     async def flow(step: Step) -> None:
         await step.run("work", runs.append, "ran", retries=retries)
 
-    async with open_tester(app):
+    async with sandbox(app):
         with pytest.raises(ExecutionFailedError, match=f"retries must be a whole number, 0 or more, got {retries!r}"):
             await (await flow.trigger()).result()
 
@@ -195,7 +202,7 @@ async def test_bad_retries_of_a_step_fail_the_execution_before_its_body_runs(ret
 
 @pytest.mark.parametrize("timeout", [0, -5, "soon", True])
 def test_bad_timeouts_of_a_workflow_are_refused(timeout: Any) -> None:
-    with pytest.raises(InvalidInputError, match="^timeout must "):
+    with pytest.raises(InvalidInputError, match=r"^timeout must "):
         App().workflow(timeout=timeout)
 
 
@@ -300,9 +307,11 @@ def test_use_database_wins_over_everything(own_folder: Path, monkeypatch: pytest
     assert app.database == f"sqlite:///{own_folder}/used.db"
 
 
-@pytest.mark.parametrize("url", ["", "app.db", "mysql://host/db", "sqlite:app.db", "sqlite://app.db", "sqlite:///", "http://x"])
+@pytest.mark.parametrize(
+    "url", ["", "app.db", "mysql://host/db", "sqlite:app.db", "sqlite://app.db", "sqlite:///", "http://x"]
+)
 def test_unknown_urls_are_refused_with_what_is_allowed(url: str) -> None:
-    with pytest.raises(ConfigError, match="sqlite:///relative/path.db") as refused:
+    with pytest.raises(ConfigError, match=r"sqlite:///relative/path.db") as refused:
         _ = App(database=url).database
 
     assert repr(url) in str(refused.value)
@@ -362,7 +371,7 @@ async def test_a_database_of_a_newer_release_is_refused(own_folder: Path) -> Non
         connection.execute(f"INSERT INTO schema_version SELECT {', '.join(values)} FROM schema_version LIMIT 1")
     connection.close()
 
-    with pytest.raises(SchemaVersionError, match="is version 99; this release needs .*Upgrade stepwell") as refused:
+    with pytest.raises(SchemaVersionError, match=r"is version 99; this release needs .*Upgrade stepwell") as refused:
         async with app.connected():
             pass
 
@@ -404,7 +413,7 @@ async def test_a_closed_app_says_how_to_open_it(call: str) -> None:
     flow = App("shop").workflow(nothing)
     arguments: dict[str, list[Any]] = {"trigger_many": [[None]], "get_execution": ["A-1"], "cancel": ["A-1"]}
 
-    with pytest.raises(ConfigError, match="App 'shop' is not open. Use `async with app.running.*connected.*_sync"):
+    with pytest.raises(ConfigError, match=r"App 'shop' is not open. Use `async with app.running.*connected.*_sync"):
         await getattr(flow, call)(*arguments.get(call, []))
 
 
@@ -441,10 +450,11 @@ async def test_an_error_inside_running_is_passed_on_and_the_app_is_closed() -> N
 
 @pytest.mark.anyio
 async def test_leaving_gives_back_what_has_not_ended_and_another_worker_ends_it() -> None:
-    app, runs = App(database="sqlite:///app.db"), list[str]()
+    app, runs, started = App(database="sqlite:///app.db"), list[str](), asyncio.Event()
 
     async def work() -> str:
         runs.append("run")
+        started.set()
         if len(runs) == 1:
             await asyncio.Event().wait()
         return "done"
@@ -455,8 +465,7 @@ async def test_leaving_gives_back_what_has_not_ended_and_another_worker_ends_it(
 
     async with app.running(drain_timeout=0):
         await flow.trigger(id="A-1")
-        while not runs:
-            await asyncio.sleep(0.001)
+        await started.wait()
     async with app.running():
         assert await flow.get_execution("A-1").result(timeout=5) == "done"
 
@@ -536,7 +545,7 @@ def with_resources(events: list[str]) -> tuple[App, Workflow[None, str]]:
 
     @app.resource
     @asynccontextmanager
-    async def http() -> AsyncIterator[str]:
+    async def http() -> AsyncGenerator[str]:
         events.append("open http")
         try:
             yield "session"
@@ -570,21 +579,24 @@ async def test_resources_close_when_the_program_fails() -> None:
     events: list[str] = []
     app, flow = with_resources(events)
 
-    with pytest.raises(KeyError):
+    async def program() -> None:
         async with app.running():
             await (await flow.trigger()).result()
             raise KeyError("mine")
 
+    with pytest.raises(KeyError, match="mine"):
+        await program()
     assert events == ORDER
 
 
 @pytest.mark.anyio
 async def test_resources_stay_open_until_running_bodies_have_ended() -> None:
-    events: list[str] = []
+    events, started = list[str](), asyncio.Event()
     app, _ = with_resources(events)
 
     async def work() -> None:
         events.append("body begins")
+        started.set()
         await asyncio.sleep(0.05)
         events.append("body ends")
 
@@ -594,8 +606,7 @@ async def test_resources_stay_open_until_running_bodies_have_ended() -> None:
 
     async with app.running():
         await slow.trigger()
-        while "body begins" not in events:
-            await asyncio.sleep(0.001)
+        await started.wait()
 
     assert events[2:] == ["body begins", "body ends", "close http", "close db"]
 
@@ -698,7 +709,7 @@ async def test_sync_cancels_work_in_a_thread() -> None:
     async def flow(step: Step) -> None:
         await step.sleep("nap", "1 day")
 
-    async with open_tester(app):
+    async with sandbox(app):
         first, second = await flow.trigger(), await flow.trigger()
         await asyncio.to_thread(first.cancel_sync, "enough")
         await asyncio.to_thread(flow.cancel_sync, second.id, "enough")
@@ -714,9 +725,9 @@ async def test_sync_methods_raise_the_same_errors() -> None:
     async def flow(step: Step, number: int) -> int:
         raise ValueError("no")
 
-    async with open_tester(app):
+    async with sandbox(app):
         with pytest.raises(InvalidInputError):
-            await asyncio.to_thread(flow.trigger_sync, "four")  # pyright: ignore[reportCallIssue, reportArgumentType]
+            await asyncio.to_thread(flow.trigger_sync, "four")  # pyright: ignore[reportArgumentType]
         with pytest.raises(ExecutionFailedError, match="no"):
             await asyncio.to_thread(lambda: flow.trigger_sync(4).result_sync())
 
@@ -753,7 +764,7 @@ async def test_plain_workflow_code_must_not_trigger_outside_of_steps() -> None:
             return f"{started} {error}"
         return "nothing was raised"
 
-    async with open_tester(app):
+    async with sandbox(app):
         output = await (await flow.trigger()).result()
 
         assert re.match("t-[a-z2-7]{26} .*trigger.* was called in workflow code", output)

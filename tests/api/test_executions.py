@@ -21,10 +21,11 @@ from stepwell import (
     InvalidInputError,
     InvalidTransitionError,
     Step,
+    StepInfo,
     Workflow,
 )
-from stepwell.testing import Tester
-from tests.api.conftest import START, Order, open_client, open_tester
+from stepwell.testing import Tester, sandbox
+from tests.api.conftest import START, Order, open_client
 
 pytestmark = pytest.mark.anyio
 
@@ -63,7 +64,7 @@ async def open_shop() -> AsyncGenerator[Shop]:
             await step.sleep("nap", "1 hour")
         return order
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         for status in set(STATUSES) - {"running"}:
             await flow.trigger(status, id=status, delay="1 day" if status == "queued" else None, priority=7)
         await tester.advance("2 seconds")
@@ -158,13 +159,15 @@ async def test_result_of_an_ended_execution_needs_no_time() -> None:
 @pytest.mark.parametrize("timeout", [-1, "soon", True])
 async def test_bad_timeouts_of_result_are_refused(timeout: Any) -> None:
     async with open_shop() as shop:
-        with pytest.raises(InvalidInputError, match="^timeout must "):
+        with pytest.raises(InvalidInputError, match=r"^timeout must "):
             await shop.execution("running").result(timeout)
 
 
 async def test_result_of_a_failed_execution_raises_with_the_error_as_its_cause() -> None:
     async with open_shop() as shop:
-        with pytest.raises(ExecutionFailedError, match="Execution 'failed' failed with .*ValueError: card declined") as failed:
+        with pytest.raises(
+            ExecutionFailedError, match=r"Execution 'failed' failed with .*ValueError: card declined"
+        ) as failed:
             await shop.execution("failed").result()
 
     assert isinstance(failed.value.__cause__, ValueError)
@@ -198,7 +201,13 @@ async def test_steps_say_what_happened() -> None:
         [failed] = await shop.execution("failed").steps()
         steps_of_queued = await shop.execution("queued").steps()
 
-    assert (charge.path, charge.name, charge.kind, charge.status, charge.attempt) == ("charge", "charge", "run", "completed", 1)
+    assert (charge.path, charge.name, charge.kind, charge.status, charge.attempt) == (
+        "charge",
+        "charge",
+        "run",
+        "completed",
+        1,
+    )
     assert (charge.output, charge.error, charge.attempts) == ({"id": "sleeping", "total": 5}, None, ())
     assert (charge.started_at, charge.finished_at) == (START, START)
     assert (nap.kind, nap.status, nap.wake_at) == ("sleep", "sleeping", START + timedelta(hours=1))
@@ -219,13 +228,15 @@ async def test_a_long_body_is_shown_as_running() -> None:
 
     app.use_database("sqlite://")
     async with app.running():
-        execution = await flow.trigger()
+        execution, steps = await flow.trigger(), list[StepInfo]()
         async with asyncio.timeout(5):
-            while not (steps := await execution.steps()):
-                await asyncio.sleep(0.05)
+            async for _ in execution.watch():
+                if steps := await execution.steps():
+                    break
         release.set()
         await execution.result()
 
+    assert steps
     assert (steps[0].path, steps[0].status, steps[0].finished_at) == ("work", "running", None)
 
 
@@ -233,7 +244,9 @@ async def test_a_long_body_is_shown_as_running() -> None:
 async def test_an_unknown_id_raises_when_the_handle_is_used(method: str) -> None:
     async with open_shop() as shop:
         execution = shop.flow.get_execution("nobody")
-        with pytest.raises(ExecutionNotFoundError, match="Execution 'nobody' does not exist in this database") as unknown:
+        with pytest.raises(
+            ExecutionNotFoundError, match="Execution 'nobody' does not exist in this database"
+        ) as unknown:
             await getattr(execution, method)()
 
     assert unknown.value.execution_id == "nobody"
@@ -293,7 +306,9 @@ async def test_cancelling_again_does_nothing() -> None:
 @pytest.mark.parametrize("status", ["completed", "failed"])
 async def test_what_has_ended_otherwise_cannot_be_cancelled(status: str) -> None:
     async with open_shop() as shop:
-        with pytest.raises(InvalidTransitionError, match=f"Cannot cancel execution '{status}': it is {status}") as refused:
+        with pytest.raises(
+            InvalidTransitionError, match=f"Cannot cancel execution '{status}': it is {status}"
+        ) as refused:
             await shop.execution(status).cancel()
 
         assert (refused.value.action, refused.value.status) == ("cancel", status)
@@ -320,7 +335,7 @@ async def test_latest_with_a_status_is_the_newest_that_has_it(status: str) -> No
 
 async def test_latest_with_an_unknown_status_names_the_known_ones() -> None:
     async with open_shop() as shop:
-        with pytest.raises(InvalidInputError, match="status must be one of queued, .*, got 'done'"):
+        with pytest.raises(InvalidInputError, match=r"status must be one of queued, .*, got 'done'"):
             await shop.app.find_execution("latest:done")
 
 
@@ -403,7 +418,7 @@ async def test_lists_are_newest_first() -> None:
     @app.workflow
     async def flow(step: Step) -> None: ...
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         made: list[str] = []
         for _ in range(5):
             made.append((await flow.trigger()).id)
@@ -418,7 +433,7 @@ async def test_since_takes_a_time_or_how_long_ago() -> None:
     @app.workflow
     async def flow(step: Step) -> None: ...
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         for id in ("old", "new"):
             await flow.trigger(id=id)
             await tester.advance("1 hour")
@@ -430,7 +445,7 @@ async def test_since_takes_a_time_or_how_long_ago() -> None:
         assert await ids(app, since=datetime(2040, 1, 1, tzinfo=UTC)) == set()
 
 
-@pytest.mark.parametrize("since", [datetime(2030, 1, 1), "yesterday", -5])  # noqa: DTZ001
+@pytest.mark.parametrize("since", [datetime(2030, 1, 1), "yesterday", -5])
 async def test_bad_since_is_refused(since: Any) -> None:
     app = App()
 
@@ -477,7 +492,9 @@ async def test_cursors_that_are_none_are_refused(cursor: str) -> None:
             await app.list_executions(cursor=cursor)
 
 
-@pytest.mark.parametrize("filters", [{}, {"workflow": "flow"}, {"status": "queued"}, {"tags": ["t"]}, {"id_prefix": "e"}])
+@pytest.mark.parametrize(
+    "filters", [{}, {"workflow": "flow"}, {"status": "queued"}, {"tags": ["t"]}, {"id_prefix": "e"}]
+)
 async def test_paging_gives_each_execution_once_while_new_ones_are_added(filters: dict[str, Any]) -> None:
     app = App()
 
@@ -561,7 +578,7 @@ async def test_watching_sees_steps_change() -> None:
         for number, gate in enumerate(gates):
             await step.run(f"wait-{number}", gate.wait)
 
-    async with open_tester(app):
+    async with sandbox(app):
         execution = await flow.trigger()
         counts: list[int] = []
         async with asyncio.timeout(10):

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from stepwell import App, ConfigError, ExecutionExistsError, ExecutionFailedError, Step, Workflow
 from stepwell.errors import InvalidInputError, SerializationError, WorkflowCodeError
-from tests.api.conftest import START, Order, open_client, open_tester
+from stepwell.testing import sandbox
+from tests.api.conftest import START, Order, open_client
 
 pytestmark = pytest.mark.anyio
 
@@ -39,7 +40,7 @@ async def test_generated_ids_are_unique_and_sort_by_time() -> None:
     @app.workflow
     async def flow(step: Step) -> None: ...
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         ids: list[str] = []
         for _ in range(20):
             ids += [(await flow.trigger()).id, (await flow.trigger()).id]
@@ -57,7 +58,7 @@ async def test_callers_may_give_an_id(id: str) -> None:
     async def flow(step: Step) -> str:
         return step.execution_id
 
-    async with open_tester(app):
+    async with sandbox(app):
         execution = await flow.trigger(id=id)
 
         assert execution.id == id
@@ -86,7 +87,7 @@ async def test_an_id_that_is_taken_raises() -> None:
     async def flow(step: Step, number: int) -> int:
         return number
 
-    async with open_tester(app):
+    async with sandbox(app):
         first = await flow.trigger(1, id="A-1")
         with pytest.raises(ExecutionExistsError, match="'A-1' already exists") as running:
             await flow.trigger(1, id="A-1")
@@ -106,7 +107,7 @@ async def test_if_exists_return_gives_the_execution_with_the_same_workflow_and_i
         runs.append(order)
         return order.id
 
-    async with open_tester(app):
+    async with sandbox(app):
         first = await flow.trigger(Order("a", 1), id="A-1", if_exists="return")
         second = await flow.trigger(Order("a", 1), id="A-1", if_exists="return")
         assert await first.result() == "a"
@@ -128,7 +129,7 @@ async def test_if_exists_return_raises_when_workflow_or_input_differ() -> None:
     async def other(step: Step, number: int) -> int:
         return number
 
-    async with open_tester(app):
+    async with sandbox(app):
         execution = await flow.trigger(1, id="A-1")
         with pytest.raises(ExecutionExistsError, match="another workflow or input"):
             await flow.trigger(2, id="A-1", if_exists="return")
@@ -145,7 +146,7 @@ async def test_twenty_callers_with_one_id_start_one_execution() -> None:
     async def flow(step: Step) -> None:
         runs.append(step.execution_id)
 
-    async with open_tester(app):
+    async with sandbox(app):
         triggers = (flow.trigger(id="A-1", if_exists="return") for _ in range(20))
         handles = await asyncio.gather(*triggers)
         await handles[0].result()
@@ -176,7 +177,7 @@ async def test_delay_starts_the_execution_later_and_not_before() -> None:
     async def flow(step: Step) -> str:
         return "done"
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         execution = await flow.trigger(delay="10 minutes")
         await tester.advance(599.999)
         waiting = await execution.info()
@@ -196,7 +197,7 @@ async def test_bad_delays_are_refused(delay: Any) -> None:
     async def flow(step: Step) -> None: ...
 
     async with open_client(app):
-        with pytest.raises(InvalidInputError, match="^delay must "):
+        with pytest.raises(InvalidInputError, match=r"^delay must "):
             await flow.trigger(delay=delay)
         assert await stored(app) == []
 
@@ -207,7 +208,7 @@ async def test_at_starts_the_execution_at_that_time() -> None:
     @app.workflow
     async def flow(step: Step) -> None: ...
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         execution = await flow.trigger(at=START + timedelta(days=400))
         await tester.advance("399 days")
         assert await execution.status() == "queued"
@@ -223,14 +224,14 @@ async def test_at_in_the_past_starts_at_once() -> None:
     async def flow(step: Step) -> str:
         return "done"
 
-    async with open_tester(app):
+    async with sandbox(app):
         execution = await flow.trigger(at=datetime(1999, 1, 1, tzinfo=UTC))
 
         assert await execution.result() == "done"
         assert (await execution.info()).started_at == START
 
 
-@pytest.mark.parametrize("at", [datetime(2031, 1, 1), "2031-01-01", 5, START.date()])  # noqa: DTZ001
+@pytest.mark.parametrize("at", [datetime(2031, 1, 1), "2031-01-01", 5, START.date()])
 async def test_at_must_be_an_aware_datetime(at: Any) -> None:
     app = App()
 
@@ -274,7 +275,7 @@ def queue_of_notes() -> tuple[App, Workflow[str, None], list[str], asyncio.Event
 async def test_queued_executions_start_by_priority_then_age() -> None:
     app, flow, notes, release = queue_of_notes()
 
-    async with open_tester(app, concurrency=1) as tester:
+    async with sandbox(app, concurrency=1) as tester:
         await flow.trigger("block")
         for text, priority in [("low", -5), ("first", 0), ("second", 0), ("high", 100)]:
             await flow.trigger(text, priority=priority)
@@ -288,7 +289,7 @@ async def test_queued_executions_start_by_priority_then_age() -> None:
 async def test_more_executions_than_places_are_queued_and_all_run() -> None:
     app, flow, notes, release = queue_of_notes()
 
-    async with open_tester(app, concurrency=2) as tester:
+    async with sandbox(app, concurrency=2) as tester:
         blocked = [await flow.trigger("block") for _ in range(2)]
         others = [await flow.trigger(str(number)) for number in range(20)]
         assert {await other.status() for other in others} == {"queued"}
@@ -308,7 +309,9 @@ async def test_bad_priorities_are_refused(priority: Any) -> None:
     async def flow(step: Step) -> None: ...
 
     async with open_client(app):
-        with pytest.raises(InvalidInputError, match=re.escape(f"priority must be a whole number of 32 bits, got {priority!r}")):
+        with pytest.raises(
+            InvalidInputError, match=re.escape(f"priority must be a whole number of 32 bits, got {priority!r}")
+        ):
             await flow.trigger(priority=priority)
         assert await stored(app) == []
 
@@ -359,7 +362,7 @@ async def test_timeout_of_a_trigger_overrides_the_workflow_s() -> None:
     async def flow(step: Step) -> None:
         await step.sleep("nap", "1 hour")
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         own, longer = await flow.trigger(), await flow.trigger(timeout="2 hours")
         await tester.advance("2 minutes")
         with pytest.raises(ExecutionFailedError, match="did not end within its timeout of 60 s") as failed:
@@ -378,7 +381,7 @@ async def test_bad_timeouts_are_refused(timeout: Any) -> None:
     async def flow(step: Step) -> None: ...
 
     async with open_client(app):
-        with pytest.raises(InvalidInputError, match="^timeout must "):
+        with pytest.raises(InvalidInputError, match=r"^timeout must "):
             await flow.trigger(timeout=timeout)
         assert await stored(app) == []
 
@@ -420,7 +423,7 @@ async def test_a_dictionary_stands_for_a_dataclass() -> None:
         seen.append(order)
         return order
 
-    async with open_tester(app):
+    async with sandbox(app):
         execution = await untyped(flow).trigger({"id": "a", "total": 5})
 
         assert await execution.result() == Order("a", 5)
@@ -439,7 +442,7 @@ async def test_pydantic_models_are_inputs_and_outputs() -> None:
     async def flow(step: Step, customer: Customer) -> Customer:
         return customer.model_copy(update={"age": customer.age + 1})
 
-    async with open_tester(app):
+    async with sandbox(app):
         assert await (await flow.trigger(Customer(name="a", age=1))).result() == Customer(name="a", age=2)
         assert await (await untyped(flow).trigger({"name": "b", "age": 2})).result() == Customer(name="b", age=3)
         with pytest.raises(InvalidInputError, match="age"):
@@ -486,7 +489,8 @@ async def test_the_message_names_the_place_inside_the_input() -> None:
 
 
 @pytest.mark.parametrize(
-    "input", [math.nan, math.inf, -math.inf, "a\u0000b", "\ud800", {"k": ["\udfff"]}, {"\u0000": 1}, object(), {1, object()}]
+    "input",
+    [math.nan, math.inf, -math.inf, "a\u0000b", "\ud800", {"k": ["\udfff"]}, {"\u0000": 1}, object(), {1, object()}],
 )
 async def test_values_that_no_store_can_keep_are_refused(input: Any) -> None:
     app = App()
@@ -523,7 +527,7 @@ async def test_the_input_is_a_snapshot() -> None:
         items.append(3)
         return items
 
-    async with open_tester(app):
+    async with sandbox(app):
         items = [1, 2]
         execution = await flow.trigger(items)
         items.clear()
@@ -543,7 +547,7 @@ async def test_trigger_many_starts_one_for_each_input_in_order() -> None:
     async def flow(step: Step, number: int) -> int:
         return number * 2
 
-    async with open_tester(app):
+    async with sandbox(app):
         executions = await flow.trigger_many(range(200), tags=["batch"])
         ids = [execution.id for execution in executions]
 
@@ -651,7 +655,7 @@ async def test_a_trigger_in_a_body_takes_an_id_made_from_the_step() -> None:
     async def flow(step: Step) -> list[str]:
         return await step.run("start", start)
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         execution = await flow.trigger()
         await tester.advance("1 minute")
         ids = await execution.result()
@@ -676,7 +680,7 @@ async def test_triggers_in_different_steps_take_different_ids() -> None:
     async def flow(step: Step) -> list[str]:
         return [await step.run("a", start), await step.run("b", start)]
 
-    async with open_tester(app):
+    async with sandbox(app):
         first, second = await flow.trigger(), await flow.trigger()
         assert len({*await first.result(), *await second.result()}) == 4
 
@@ -695,7 +699,7 @@ async def test_an_execution_that_a_body_triggers_does_not_inherit_its_scope() ->
     async def flow(step: Step) -> str:
         return await step.run("outer", start)
 
-    async with open_tester(app):
+    async with sandbox(app):
         started = other.get_execution(await (await flow.trigger()).result())
         assert await started.result() == ["", "ran"]
         assert [step.path for step in await started.steps()] == ["inner"]
@@ -724,7 +728,7 @@ async def test_workflow_code_must_not_act_outside_of_steps(call: str) -> None:
             return str(error)
         return "nothing was raised"
 
-    async with open_tester(app):
+    async with sandbox(app):
         await other.trigger(id="A-1", delay="1 day")
         execution = await flow.trigger()
         async with asyncio.timeout(5):
@@ -747,7 +751,7 @@ async def test_an_execution_runs_although_its_caller_was_cancelled_while_trigger
     async def flow(step: Step) -> str:
         return await step.run("work", lambda: "done")
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         for number in range(10):
             caller = asyncio.create_task(flow.trigger(id=f"A-{number}"))
             await asyncio.sleep(0)

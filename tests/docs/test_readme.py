@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import io
 import re
 import shlex
@@ -15,11 +14,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import click
 import pytest
 
 import stepwell
 from stepwell import App, Step
 from stepwell.clock import SystemClock
+from stepwell.types import STATUSES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -109,9 +110,11 @@ def test_the_failing_order_releases_its_stock(shop: Any, capsys: pytest.CaptureF
     def declined(order: object) -> str:
         raise stepwell.NonRetryableError("card declined")
 
-    with shop.app.overridden(database="sqlite://", clock=SystemClock(), stubs={"charge": declined}):
-        with pytest.raises(stepwell.ExecutionFailedError, match="card declined"):
-            shop.app.execute(shop.order_processing, shop.Order("A-9", 5))
+    with (
+        shop.app.overridden(database="sqlite://", clock=SystemClock(), stubs={"charge": declined}),
+        pytest.raises(stepwell.ExecutionFailedError, match="card declined"),
+    ):
+        shop.app.execute(shop.order_processing, shop.Order("A-9", 5))
 
     assert "released A-9: card declined" in capsys.readouterr().out
 
@@ -149,7 +152,7 @@ def test_all_that_is_called_on_a_step_exists() -> None:
 
 
 def test_the_options_of_run_are_all_named() -> None:
-    options = {name for name in Step.run.__kwdefaults__ or ()}
+    options = set(Step.run.__kwdefaults__ or ())
 
     [row] = [line for line in README.splitlines() if line.startswith("| `await step.run(")]
     assert set(re.findall(r"`(\w+)`", row.partition("options:")[2])) == options
@@ -158,7 +161,7 @@ def test_the_options_of_run_are_all_named() -> None:
 def test_all_statuses_that_are_named_exist() -> None:
     [line] = [line for line in README.splitlines() if line.startswith("Statuses: ")]
 
-    assert set(re.findall(r"\w+", line.split("`")[1])) <= set(stepwell.types.STATUSES)
+    assert set(re.findall(r"\w+", line.split("`")[1])) <= set(STATUSES)
 
 
 def test_errors_that_are_named_exist() -> None:
@@ -176,7 +179,11 @@ def test_links_lead_to_files() -> None:
 
 
 def test_folders_that_commands_enter_exist() -> None:
-    assert [words[1] for words in commands() if words[0] == "cd" and words[1] != "stepwell" and not (ROOT / words[1]).is_dir()] == []
+    assert [
+        words[1]
+        for words in commands()
+        if words[0] == "cd" and words[1] != "stepwell" and not (ROOT / words[1]).is_dir()
+    ] == []
 
 
 def test_all_make_targets_exist() -> None:
@@ -187,11 +194,10 @@ def test_all_make_targets_exist() -> None:
     assert shown - targets == set()
 
 
-def cli_command(words: list[str]) -> Any:
+def cli_command(words: list[str]) -> tuple[click.Command, list[str]]:
     """The click command of `stepwell ...`, and the words that are left for it."""
     cli = pytest.importorskip("stepwell.cli.root")
-    click = importlib.import_module("click")
-    command = next(value for value in vars(cli).values() if isinstance(value, click.Group))
+    command: click.Command = cli.cli
     words = list(words)
     while isinstance(command, click.Group):
         context = click.Context(command)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from typing import cast
 
 import pytest
 
 from stepwell import App, Execution, Step, SyncStep, Workflow
-from stepwell.errors import ExecutionCancelledError, ExecutionNotFoundError, InvalidTransitionError
+from stepwell.errors import ExecutionCancelledError, ExecutionNotFoundError, InvalidTransitionError, StepwellError
 from stepwell.testing import sandbox
 from tests.engine.conftest import Ledger, in_memory, statuses, until
 
@@ -326,6 +327,20 @@ async def test_cancelling_twice_is_fine_and_keeps_the_first_reason() -> None:
         await execution.cancel("second")
 
         assert (await execution.info()).reason == "first"
+
+
+@pytest.mark.guarantee("G10")
+@pytest.mark.parametrize("reason", ["\ud800", "\x00", 5, "a" * 2_000_000], ids=["surrogate", "zero", "number", "long"])
+async def test_reason_that_cannot_be_stored_is_refused(reason: object, ledger: Ledger) -> None:
+    app = App()
+    workflow = hanging(app, ledger)
+
+    async with sandbox(app):
+        execution = await workflow.trigger(delay="1 hour")
+        with pytest.raises(StepwellError, match="reason"):
+            await execution.cancel(cast("str", reason))
+
+        assert await execution.status() == "queued"
 
 
 @pytest.mark.guarantee("G5")

@@ -533,10 +533,11 @@ async def test_leaving_the_app_lets_bodies_end_and_starts_none(tmp_path: Path, l
         await step.run("slow", slow)
         await step.run("after", ledger.note, "after")
 
-    async with app.running(drain_timeout=5):
-        execution = await workflow.trigger()
-        await until(lambda: ledger)
-        asyncio.get_running_loop().call_later(0.02, may_end.set)
+    async with asyncio.timeout(4):
+        async with app.running(drain_timeout=5):
+            execution = await workflow.trigger()
+            await until(lambda: ledger)
+            asyncio.get_running_loop().call_later(0.02, may_end.set)
     assert ledger == ["began", "slow"]
 
     async with app.connected():

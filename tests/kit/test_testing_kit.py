@@ -15,9 +15,9 @@ import pytest
 
 from stepwell import App, ExecutionFailedError, Step, SyncStep, Workflow
 from stepwell.errors import InvalidInputError, StepTimeoutError
-from stepwell.testing import Tester
+from stepwell.testing import Tester, sandbox
 from stepwell.testing.plugin import workflow_tester as workflow_tester  # installed or not, the fixture is there
-from tests.api.conftest import START, Order, open_tester
+from tests.api.conftest import START, Order
 
 pytestmark = pytest.mark.anyio
 
@@ -45,7 +45,7 @@ async def test_nothing_of_the_configured_database_is_touched(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     app = App(database="sqlite:///own.db")
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         assert app.database == "sqlite://"
         assert tester.app is app
 
@@ -57,7 +57,7 @@ async def test_each_test_begins_with_an_empty_database() -> None:
     app, order_processing = shop()
 
     for _ in range(2):
-        async with open_tester(app) as tester:
+        async with sandbox(app) as tester:
             tester.stub("charge", returns="p-1")
             await order_processing.trigger(Order("a", 1), id="A-1")
             assert len((await app.list_executions()).executions) == 1
@@ -67,7 +67,7 @@ async def test_a_test_may_use_a_database_in_a_file(tmp_path: Path) -> None:
     app, order_processing = shop()
 
     for _ in range(2):
-        async with open_tester(app, database=f"sqlite:///{tmp_path}/test.db") as tester:
+        async with sandbox(app, database=f"sqlite:///{tmp_path}/test.db") as tester:
             tester.stub("charge", returns="p-1")
             await order_processing.trigger(Order("a", 1), id="A-1", if_exists="return")
             await tester.advance("2 hours")
@@ -79,7 +79,7 @@ async def test_an_error_in_the_test_passes_and_the_app_is_itself_again() -> None
     before = app.database
 
     with pytest.raises(KeyError):
-        async with open_tester(app):
+        async with sandbox(app):
             raise KeyError("mine")
 
     assert app.database == before
@@ -91,7 +91,7 @@ async def test_an_error_in_the_test_passes_and_the_app_is_itself_again() -> None
 async def test_a_stub_returns_a_value() -> None:
     app, order_processing = shop()
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         tester.stub("charge", returns="payment-test")
         execution = await order_processing.trigger(Order("a", 1))
         await tester.advance("1 hour")
@@ -106,7 +106,7 @@ async def test_none_is_a_value_that_a_stub_may_return() -> None:
     async def flow(step: Step) -> None:
         return await step.run("work", lambda: 1 / 0)  # pyright: ignore[reportReturnType]
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         tester.stub("work", returns=None)
         assert await (await flow.trigger()).result() is None
 
@@ -124,7 +124,7 @@ async def test_a_stub_is_called_with_the_body_s_arguments(kind: str) -> None:
         seen.append(order)
         return "payment-fake"
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         tester.stub("charge", fake if kind == "async" else plain_fake)
         execution = await order_processing.trigger(Order("a", 1))
         await tester.advance("1 hour")
@@ -136,7 +136,7 @@ async def test_a_stub_is_called_with_the_body_s_arguments(kind: str) -> None:
 async def test_a_stub_raises_each_time() -> None:
     app, order_processing = shop()
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         tester.stub("charge", raises=StepTimeoutError("charge", 30))
         execution = await order_processing.trigger(Order("a", 1))
         await tester.advance("1 minute")
@@ -154,7 +154,7 @@ async def test_a_stub_of_a_plain_workflow() -> None:
     def flow(step: SyncStep) -> str:
         return step.run("work", lambda: "real")
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         tester.stub("work", returns="stubbed")
         assert await (await flow.trigger()).result() == "stubbed"
 
@@ -168,7 +168,7 @@ async def test_stubs_may_change_while_an_execution_waits() -> None:
         await step.sleep("nap", "1 hour")
         return [first, await step.run("b", lambda: "real")]
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         tester.stub("a", returns="first")
         execution = await flow.trigger()
         await tester.settle()
@@ -186,9 +186,9 @@ async def test_stubs_end_with_the_test() -> None:
     async def flow(step: Step) -> str:
         return await step.run("work", lambda: "real")
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         tester.stub("work", returns="stubbed")
-    async with open_tester(app):
+    async with sandbox(app):
         assert await (await flow.trigger()).result() == "real"
 
 
@@ -196,7 +196,7 @@ async def test_stubs_end_with_the_test() -> None:
 async def test_a_stub_is_exactly_one_thing(given: dict[str, Any]) -> None:
     app, _ = shop()
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         with pytest.raises(ValueError, match="exactly one of fn, returns and raises"):
             tester.stub("charge", **given)
 
@@ -207,7 +207,7 @@ async def test_a_stub_is_exactly_one_thing(given: dict[str, Any]) -> None:
 async def test_the_clock_stands_still() -> None:
     app, order_processing = shop()
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         tester.stub("charge", returns="p-1")
         execution = await order_processing.trigger(Order("a", 1))
         await tester.settle()
@@ -225,7 +225,7 @@ async def test_the_clock_begins_where_the_test_says() -> None:
     async def flow(step: Step) -> datetime:
         return await step.now("now")
 
-    async with open_tester(app, start=start):
+    async with sandbox(app, start=start):
         assert await (await flow.trigger()).result() == start
 
 
@@ -240,7 +240,7 @@ async def test_advance_stops_at_each_due_time_in_order() -> None:
             times.append(await step.now(f"now-{number}"))
         return times
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         executions = {seconds: await flow.trigger(seconds) for seconds in (60, 3, 600, 7)}
         await tester.advance("1 hour")
 
@@ -257,7 +257,7 @@ async def test_what_is_due_happens_in_order_of_time() -> None:
         await step.sleep("nap", seconds)
         order.append(seconds)
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         for seconds in (50, 10, 4, 90, 20):
             await flow.trigger(seconds)
         await tester.advance("1 minute")
@@ -268,7 +268,7 @@ async def test_what_is_due_happens_in_order_of_time() -> None:
 async def test_advance_to_a_moment() -> None:
     app, order_processing = shop()
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         tester.stub("charge", returns="p-1")
         execution = await order_processing.trigger(Order("a", 1))
         await tester.advance_to(START + timedelta(minutes=59))
@@ -289,7 +289,7 @@ async def test_retries_wait_for_the_clock() -> None:
 
         await step.run("work", work, retries=2)
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         execution = await flow.trigger()
         await tester.settle()
         assert len(attempts) == 1
@@ -304,8 +304,8 @@ async def test_retries_wait_for_the_clock() -> None:
 async def test_bad_durations_are_refused(duration: Any) -> None:
     app, _ = shop()
 
-    async with open_tester(app) as tester:
-        with pytest.raises(InvalidInputError, match="^duration must"):
+    async with sandbox(app) as tester:
+        with pytest.raises(InvalidInputError, match=r"^duration must"):
             await tester.advance(duration)
 
 
@@ -322,7 +322,7 @@ async def test_settle_waits_until_bodies_have_ended() -> None:
         await step.run("second", work, "second")
         await step.sleep("nap", "1 day")
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         execution = await flow.trigger()
         await tester.settle()
 
@@ -337,7 +337,7 @@ async def test_settle_waits_for_what_is_queued() -> None:
     async def flow(step: Step, number: int) -> int:
         return await step.run("work", lambda: number)
 
-    async with open_tester(app, concurrency=2) as tester:
+    async with sandbox(app, concurrency=2) as tester:
         executions = await flow.trigger_many(range(30))
         await tester.settle()
 
@@ -347,7 +347,7 @@ async def test_settle_waits_for_what_is_queued() -> None:
 async def test_settle_with_nothing_to_do_returns() -> None:
     app, _ = shop()
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         await tester.settle()
         await tester.advance("520 weeks")
 
@@ -366,7 +366,7 @@ async def test_a_crash_continues_from_the_record() -> None:
         await step.run("second", runs.append, "second")
         return "done"
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         execution = await flow.trigger()
         await tester.settle()
         await tester.crash()
@@ -392,7 +392,7 @@ async def test_a_body_that_was_cut_by_a_crash_runs_again_as_the_same_attempt() -
 
         return await step.run("work", work)
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         execution = await flow.trigger()
         await started.wait()
         await tester.crash()
@@ -411,7 +411,7 @@ async def test_several_crashes_in_a_row() -> None:
             await step.sleep(f"nap-{number}", 3)
         return len(runs)
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         execution = await flow.trigger()
         for _ in range(5):
             await tester.settle()
@@ -425,7 +425,7 @@ async def test_several_crashes_in_a_row() -> None:
 async def test_a_crash_of_an_idle_app_does_nothing() -> None:
     app, order_processing = shop()
 
-    async with open_tester(app) as tester:
+    async with sandbox(app) as tester:
         await tester.crash()
         tester.stub("charge", returns="p-1")
         execution = await order_processing.trigger(Order("a", 1))
@@ -437,7 +437,9 @@ async def test_a_crash_of_an_idle_app_does_nothing() -> None:
 # ------------------------------------------------------------------------------------------------- pytest
 
 
-async def test_the_fixture_opens_a_tester(workflow_tester: Callable[[App], AbstractAsyncContextManager[Tester]]) -> None:
+async def test_the_fixture_opens_a_tester(
+    workflow_tester: Callable[[App], AbstractAsyncContextManager[Tester]],
+) -> None:
     app, order_processing = shop()
 
     async with workflow_tester(app) as tester:

@@ -67,7 +67,11 @@ EXAMPLES: list[tuple[StepwellError, list[str]]] = [
     (ReplayMismatchError("A-1", "charge", "was a sleep"), ["'A-1'", "'charge'", "was a sleep"]),
     (
         StepFailedError(
-            "stripe.CardError", "declined", error_traceback="…", causes=(("OSError", "x"),), bases=("stripe.StripeError",)
+            "stripe.CardError",
+            "declined",
+            error_traceback="…",
+            causes=(("OSError", "x"),),
+            bases=("stripe.StripeError",),
         ),
         ["stripe.CardError: declined"],
     ),
@@ -176,8 +180,10 @@ def test_misplaced_calls_are_workflow_code_errors() -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("stripe.CardError", True), ("CardError", True), ("StripeError", True), ("stripe.StripeError", True)]
-    + [("Error", False), ("card.CardError", False), ("", False), ("stripe", False)],
+    [
+        *[(name, True) for name in ("stripe.CardError", "CardError", "StripeError", "stripe.StripeError")],
+        *[(name, False) for name in ("Error", "card.CardError", "", "stripe")],
+    ],
 )
 def test_a_step_failure_knows_its_type(name: str, expected: bool) -> None:
     error = StepFailedError("stripe.CardError", "declined", bases=("stripe.StripeError", "builtins.Exception"))

@@ -32,13 +32,15 @@ def test_all_is_exactly_what_is_importable(module: ModuleType) -> None:
 
 
 def test_every_error_of_the_design_is_exported() -> None:
-    defined = {name for name, value in vars(stepwell.errors).items() if inspect.isclass(value) and issubclass(value, Exception)}
+    defined = {
+        name for name, value in vars(stepwell.errors).items() if inspect.isclass(value) and issubclass(value, Exception)
+    }
 
     assert defined <= set(stepwell.__all__)
 
 
 def public_things() -> Iterator[tuple[str, object]]:
-    """Classes and functions that users import, and the public methods of the classes (a clock's are in its protocol)."""
+    """Classes and functions that users import, and the classes' public methods (a clock's stand in its protocol)."""
     for module in MODULES:
         for name in module.__all__:
             thing: Any = getattr(module, name)
@@ -51,17 +53,25 @@ def public_things() -> Iterator[tuple[str, object]]:
                     yield f"{module.__name__}.{name}.{attribute}", function
 
 
-@pytest.mark.parametrize(("name", "thing"), list(public_things()), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("name", "thing"), list(public_things()), ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_everything_public_has_a_docstring(name: str, thing: object) -> None:
     documentation = thing.__doc__
 
     assert documentation is not None
-    assert not documentation.startswith(f"{name.rpartition('.')[2]}("), "dataclasses document themselves with their signature"
+    assert not documentation.startswith(f"{name.rpartition('.')[2]}("), (
+        "dataclasses document themselves with their signature"
+    )
     assert documentation.strip().splitlines()[0].rstrip().endswith((".", ":", "…"))
 
 
 def test_no_public_name_shows_its_private_home() -> None:
-    homes = {name: getattr(stepwell, name).__module__ for name in stepwell.__all__ if inspect.isclass(getattr(stepwell, name))}
+    homes = {
+        name: getattr(stepwell, name).__module__
+        for name in stepwell.__all__
+        if inspect.isclass(getattr(stepwell, name))
+    }
 
     assert not {name: home for name, home in homes.items() if "._" in home}
 
@@ -82,6 +92,8 @@ def test_importing_stepwell_does_not_import(name: str) -> None:
     assert done.stdout == "False\n"
 
 
-@pytest.mark.parametrize("name", ["app", "workflow", "step", "execution", "errors", "types", "retry", "clock", "testing.plugin"])
+@pytest.mark.parametrize(
+    "name", ["app", "workflow", "step", "execution", "errors", "types", "retry", "clock", "testing.plugin"]
+)
 def test_public_modules_can_be_imported_alone(name: str) -> None:
     assert importlib.import_module(f"stepwell.{name}").__doc__

@@ -78,7 +78,9 @@ def test_good_ids(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["", "x" * 129, "a b", "a\n", "ä", "\u0661", "a/b", None, 5, True, b"a"])
 def test_bad_ids_name_what_they_are(value: Any) -> None:
-    with pytest.raises(InvalidInputError, match="A tag must be 1 to 128 characters of A-Z a-z 0-9 _ . : -, got ") as refused:
+    with pytest.raises(
+        InvalidInputError, match=r"A tag must be 1 to 128 characters of A-Z a-z 0-9 _ . : -, got "
+    ) as refused:
         check_id(value, "A tag")
 
     assert len(str(refused.value)) < 250
@@ -90,7 +92,8 @@ def test_ordinary_step_names_stand_as_they_are(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "quoted"), [("a/b", "a%2Fb"), ("#undo/x", "%23undo%2Fx"), ("100%", "100%25"), ("%2F", "%252F"), ("%23%", "%2523%25")]
+    ("name", "quoted"),
+    [("a/b", "a%2Fb"), ("#undo/x", "%23undo%2Fx"), ("100%", "100%25"), ("%2F", "%252F"), ("%23%", "%2523%25")],
 )
 def test_what_the_engine_uses_is_encoded_and_comes_back(name: str, quoted: str) -> None:
     assert quote_step_name(name) == quoted
@@ -106,7 +109,7 @@ def test_no_two_names_share_a_path() -> None:
 
 @pytest.mark.parametrize("name", ["", "x" * 201, "a\nb", "\x00", "a\x7f", "\x9f", "\ud800", "\u2028", None, 5, b"a"])
 def test_bad_step_names_are_refused_with_a_short_message(name: Any) -> None:
-    with pytest.raises(InvalidInputError, match="^A step name must ") as refused:
+    with pytest.raises(InvalidInputError, match=r"^A step name must ") as refused:
         quote_step_name(name)
 
     assert str(refused.value).isprintable()
@@ -115,7 +118,10 @@ def test_bad_step_names_are_refused_with_a_short_message(name: Any) -> None:
 
 def test_digests_tell_all_parts_apart() -> None:
     assert digest("a", "b") == digest("a", "b")
-    assert len({digest("a", "b"), digest("b", "a"), digest("a", "bc"), digest("ab", "c"), digest("a", 1), digest("a", 2)}) == 6
+    assert (
+        len({digest("a", "b"), digest("b", "a"), digest("a", "bc"), digest("ab", "c"), digest("a", 1), digest("a", 2)})
+        == 6
+    )
     assert re.fullmatch("[a-z2-7]{26}", digest("a"))
 
 

@@ -346,7 +346,7 @@ class Worker:
 
     async def _reconcile(self) -> None:
         """Compare everything that the database says is ours with what is here; only then remember the fence."""
-        worker_id = self.worker_id
+        worker_id, before = self.worker_id, list(self.residents.values())
         owned = await self._store.owned(worker_id)
         if worker_id != self.worker_id:
             return
@@ -354,12 +354,16 @@ class Worker:
             self._lost()
             return
         epochs = dict(owned.executions)
-        for runner in list(self.residents.values()):
+        for runner in before:
+            # Only who was here before the list was read: what came since may be ours without standing in it.
             if epochs.get(runner.id) != runner.epoch:
                 runner.request_stop(Lost())
         self.journal.fence = owned.fence
         strangers = [execution_id for execution_id in epochs if execution_id not in self.residents]
-        if strangers:
+        if strangers and self._reserved:
+            # They may be on their way here from a claim or a direct start.
+            asyncio.get_running_loop().call_later(LOOK_SECONDS, self._reconciling.wake)
+        elif strangers:
             for claimed in await self._store.load(worker_id, strangers):
                 if claimed.id not in self.residents and claimed.workflow in self._definitions:
                     log.info("Execution %s is owned by this worker without being here; it is started", claimed.id)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+from contextlib import suppress
 from types import FrameType
 from typing import Final
 
@@ -87,7 +88,13 @@ class Stop:
     def _heard(self, number: int, _: FrameType | None) -> None:
         self._signals += 1
         if self._signals > 1:
-            os.write(2, b"left at once\n")
+            _tell(b"left at once\n")
             os._exit(128 + number)
-        os.write(2, b"stopping; a second signal leaves at once\n")
+        _tell(b"stopping; a second signal leaves at once\n")
         self._loop.call_soon_threadsafe(self._wished.set)
+
+
+def _tell(text: bytes) -> None:
+    # Unbuffered, since a handler may interrupt a write to sys.stderr; nobody may be listening any more.
+    with suppress(OSError):
+        os.write(2, text)

@@ -96,7 +96,7 @@ class Store(Protocol):
         ...
 
     async def owned(self, worker_id: str) -> Owned:
-        """Read the fence, then all that the worker owns."""
+        """Read the fence, then all that the worker owns. Answered in order with `apply` and `claim`."""
         ...
 
     async def workers(self) -> list[WorkerRow]:

@@ -89,7 +89,7 @@ class SqliteStore:
         )
 
     async def load(self, worker_id: str, ids: Collection[str]) -> list[Claimed]:
-        return await self._read(load, worker_id, ids)
+        return await self._read_in_order(load, worker_id, ids)
 
     async def cancel(self, execution_id: str, *, reason: str | None, now: int) -> Taken | None:
         return await self._transact(taking.cancel, execution_id, reason, now)
@@ -109,7 +109,7 @@ class SqliteStore:
         await self._writing.run(delete)
 
     async def owned(self, worker_id: str) -> Owned:
-        return await self._read(taking.owned, worker_id)
+        return await self._read_in_order(taking.owned, worker_id)
 
     async def workers(self) -> list[WorkerRow]:
         return await self._read(taking.workers)
@@ -173,6 +173,15 @@ class SqliteStore:
         with _naming_bad_values():
             return await self._writing.run(
                 lambda writer: writer.transact(lambda connection: work(connection, *args, **kwargs))
+            )
+
+    async def _read_in_order(
+        self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Read in the writer's thread, so that the answer stands in order with those of writes."""
+        with _naming_bad_values():
+            return await self._writing.run(
+                lambda writer: writer.read(lambda connection: work(connection, *args, **kwargs))
             )
 
     async def _read(
