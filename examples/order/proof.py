@@ -7,7 +7,7 @@ reached the disk, runs again: that is right. A body that begins after its result
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import pairwise
 from typing import Final, TypeAlias
 
@@ -23,8 +23,9 @@ Place: TypeAlias = tuple[str, str, int]
 
 LEAST_KILLS: Final = 2
 LEAST_IN_FLIGHT: Final = 20
-WELL_ASLEEP: Final = timedelta(seconds=2)
-"""A sleep that had lasted so long when the worker came back would show clearly if it began anew."""
+_LONG_US: Final = 5_000_000
+_WELL_ASLEEP_US: Final = 2_000_000
+"""A long sleep that had lasted so long when the worker came back would show clearly if it began anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,33 +192,41 @@ def check_interrupted(evidence: Evidence) -> Check:
 
 def check_sleeps(evidence: Evidence) -> Check:
     """A pending sleep keeps its start and its end, whatever happens to the process."""
-    pending = {key for kill in evidence.kills for key in kill.asleep}
-    check = Check(claim="sleeps across a kill, neither cut nor begun anew", seen=f"{len(pending)}")
-    wake_at: dict[tuple[str, str], datetime | None] = {}
+    pending: defaultdict[tuple[str, str], list[tuple[Kill, StepInfo]]] = defaultdict(list)
     for kill in evidence.kills:
-        for (id, path), before in kill.asleep.items():
-            if wake_at.setdefault((id, path), before.wake_at) != before.wake_at:
-                check.problems.append(f"{id}: {path} got another end at a kill")
-            check.problems += [f"{id}: {path} {problem}" for problem in _sleep_problems(evidence, kill, id, before)]
+        for place, before in kill.asleep.items():
+            pending[place].append((kill, before))
+    check = Check(claim="sleeps across a kill, neither cut nor begun anew", seen=str(len(pending)))
+    for (id, path), seen in pending.items():
+        check.problems += [f"{id}: {path} {problem}" for problem in _sleep_problems(evidence, id, seen)]
     return check
 
 
-def _sleep_problems(evidence: Evidence, kill: Kill, id: str, before: StepInfo) -> Iterator[str]:
+def _sleep_problems(evidence: Evidence, id: str, seen: Sequence[tuple[Kill, StepInfo]]) -> Iterator[str]:
+    last_kill, before = seen[-1]
     after = _step(evidence.histories.get(id), before.path)
     if after is None or after.finished_at is None or before.wake_at is None:
         yield "never ended"
         return
+    if any(known.wake_at != before.wake_at for _, known in seen):
+        yield "got another end at a kill"
     if after.started_at != before.started_at:
         yield f"began at {before.started_at}, and again at {after.started_at}"
     if after.finished_at < before.wake_at:
         yield f"woke at {after.finished_at}, before its time {before.wake_at}"
-    early = [body for body in evidence.bodies if body.execution == id and _us(before.started_at) < body.began_us]
-    if any(body.began_us < _us(before.wake_at) for body in early):
+    if any(
+        _us(before.started_at) < body.began_us < _us(before.wake_at) for body in evidence.bodies if body.execution == id
+    ):
         yield f"did not hold back the next step until {before.wake_at}"
-    slept = kill.restarted_us - _us(before.started_at)
-    anew = kill.restarted_us + _us(before.wake_at) - _us(before.started_at)
-    if slept >= WELL_ASLEEP // timedelta(microseconds=1) and _us(after.finished_at) >= anew:
+    if _was_slept_again(before, last_kill.restarted_us, after.finished_at):
         yield f"was slept again after the kill: it ended at {after.finished_at} instead of {before.wake_at}"
+
+
+def _was_slept_again(before: StepInfo, restarted_us: int, finished_at: datetime) -> bool:
+    """Whether it took its whole length once more after the restart. Of short ones a busy machine could be suspected."""
+    began_us, length_us = _us(before.started_at), _us(before.wake_at or finished_at) - _us(before.started_at)
+    was_well_asleep = length_us >= _LONG_US and restarted_us - began_us >= _WELL_ASLEEP_US
+    return was_well_asleep and _us(finished_at) >= restarted_us + length_us
 
 
 def check_retries(evidence: Evidence) -> Check:

@@ -3,37 +3,61 @@
 Write an ordinary function, put each side effect into a named step, and stepwell makes sure that it reaches its end.
 """
 
-from stepwell import errors
-from stepwell.app import App
-from stepwell.errors import (
-    ChildFailedError,
-    ConfigError,
-    CrashLoopError,
-    EventTimeoutError,
-    ExecutionAbortedError,
-    ExecutionCancelledError,
-    ExecutionExistsError,
-    ExecutionFailedError,
-    ExecutionNotFoundError,
-    ExecutionTimeoutError,
-    InvalidInputError,
-    InvalidTransitionError,
-    NoStepContextError,
-    NonRetryableError,
-    ReplayMismatchError,
-    SchemaVersionError,
-    SerializationError,
-    StepFailedError,
-    StepTimeoutError,
-    StepwellError,
-    StoreUnavailableError,
-    WorkflowCodeError,
-)
-from stepwell.execution import AttemptInfo, ErrorInfo, Execution, ExecutionInfo, ExecutionList, StepInfo
-from stepwell.retry import RetryPolicy
-from stepwell.step import Step, SyncStep, current_step
-from stepwell.types import Status, StepStatus
-from stepwell.workflow import Workflow
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from stepwell import errors
+    from stepwell.app import (
+        App,
+    )
+    from stepwell.errors import (
+        ChildFailedError,
+        ConfigError,
+        CrashLoopError,
+        EventTimeoutError,
+        ExecutionAbortedError,
+        ExecutionCancelledError,
+        ExecutionExistsError,
+        ExecutionFailedError,
+        ExecutionNotFoundError,
+        ExecutionTimeoutError,
+        InvalidInputError,
+        InvalidTransitionError,
+        NonRetryableError,
+        NoStepContextError,
+        ReplayMismatchError,
+        SchemaVersionError,
+        SerializationError,
+        StepFailedError,
+        StepTimeoutError,
+        StepwellError,
+        StoreUnavailableError,
+        WorkflowCodeError,
+    )
+    from stepwell.execution import (
+        AttemptInfo,
+        ErrorInfo,
+        Execution,
+        ExecutionInfo,
+        ExecutionList,
+        StepInfo,
+    )
+    from stepwell.retry import (
+        RetryPolicy,
+    )
+    from stepwell.step import (
+        Step,
+        SyncStep,
+        current_step,
+    )
+    from stepwell.types import (
+        Status,
+        StepStatus,
+    )
+    from stepwell.workflow import (
+        Workflow,
+    )
 
 __all__ = [
     "App",
@@ -74,3 +98,28 @@ __all__ = [
     "current_step",
     "errors",
 ]
+
+_MODULES: Final = {
+    "stepwell.app": ("App",),
+    "stepwell.execution": ("AttemptInfo", "ErrorInfo", "Execution", "ExecutionInfo", "ExecutionList", "StepInfo"),
+    "stepwell.retry": ("RetryPolicy",),
+    "stepwell.step": ("Step", "SyncStep", "current_step"),
+    "stepwell.types": ("Status", "StepStatus"),
+    "stepwell.workflow": ("Workflow",),
+}
+_HOMES: Final = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: the command line starts without loading the engine."""
+    if name == "errors":
+        return import_module("stepwell.errors")
+    if name not in __all__:
+        raise AttributeError(f"module 'stepwell' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES.get(name, "stepwell.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -267,9 +267,7 @@ class App:
         self._database = url
 
     @contextmanager
-    def overridden(
-        self, *, database: str, clock: Clock, stubs: Mapping[str, Callable[..., Any]]
-    ) -> Generator[None]:
+    def overridden(self, *, database: str, clock: Clock, stubs: Mapping[str, Callable[..., Any]]) -> Generator[None]:
         """Use another database, clock and step bodies for a while; what `stepwell.testing` stands on.
 
         Args:
@@ -303,23 +301,22 @@ class App:
         if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidInputError(f"concurrency must be a positive whole number, got {concurrency!r}.")
         grace = duration_us(drain_timeout, what="drain_timeout") / 1_000_000
-        async with self._open() as session:
-            async with AsyncExitStack() as stack:
-                env = Env({name: await stack.enter_async_context(open()) for name, open in self._resources.items()})
-                worker = self._worker(session, env, concurrency)
-                restore = install(asyncio.get_running_loop())
-                await worker.start()
-                session.client.worker = worker
-                log.info("Worker %s runs %s on %s", worker.worker_id, ", ".join(self._definitions), self.database)
+        async with self._open() as session, AsyncExitStack() as stack:
+            env = Env({name: await stack.enter_async_context(open()) for name, open in self._resources.items()})
+            worker = self._worker(session, env, concurrency)
+            restore = install(asyncio.get_running_loop())
+            await worker.start()
+            session.client.worker = worker
+            log.info("Worker %s runs %s on %s", worker.worker_id, ", ".join(self._definitions), self.database)
+            try:
+                yield worker
+            finally:
+                session.client.worker = None
                 try:
-                    yield worker
+                    await worker.stop(grace)
                 finally:
-                    session.client.worker = None
-                    try:
-                        await worker.stop(grace)
-                    finally:
-                        restore()
-                        session.executor.close()
+                    restore()
+                    session.executor.close()
 
     @overload
     def execute(self, workflow: Workflow[None, Out], input: None = None, /) -> Out: ...
@@ -495,7 +492,7 @@ def _bytes(value: str | int) -> int:
 
 
 def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - slow, and a worker's affair only
+    from importlib.metadata import PackageNotFoundError, version
 
     try:
         return version("stepwell")

@@ -61,14 +61,12 @@ class BodyWork(Struct, gc=False):
         try:
             return self.codec.decode(text)
         except SerializationError as error:
-            raise call.runner.mismatch(call.path, f"recorded a result that does not fit the code any more ({error})") from error
+            raise call.runner.mismatch(
+                call.path, f"recorded a result that does not fit the code any more ({error})"
+            ) from error
 
     def same_as(self, other: Work) -> bool:
-        return (
-            isinstance(other, BodyWork)
-            and _identity(self.fn) == _identity(other.fn)
-            and self.input == other.input
-        )
+        return isinstance(other, BodyWork) and _identity(self.fn) == _identity(other.fn) and self.input == other.input
 
     async def perform(self, call: Call, record: HistoryRow | None) -> Outcome:
         runner = call.runner
@@ -115,7 +113,9 @@ class BodyWork(Struct, gc=False):
         call.started_at = bodies[call] = runner.clock.now()
         deadline = None
         if self.timeout is not None:
-            deadline = runner.host.deadlines.at(call.started_at + self.timeout, functools.partial(_time_out, call, task))
+            deadline = runner.host.deadlines.at(
+                call.started_at + self.timeout, functools.partial(_time_out, call, task)
+            )
         token = current.set(call)
         runner.enter_body(call)
         error: BaseException | None = None

@@ -37,7 +37,7 @@ class _Order:
     def carry_out(self) -> None:
         try:
             returned = Returned(self.context.run(self.fn), None)
-        except BaseException as error:  # noqa: BLE001 - the border to user code: whatever it raises is its outcome
+        except BaseException as error:
             returned = Returned(None, error)
         self.loop.call_soon_threadsafe(_answer, self.future, returned)
 
@@ -81,7 +81,6 @@ class Strand:
         self.lost = True
         for task in self.tasks:
             task.cancel()
-
 
     def unwound(self) -> Never:
         """Raise what step calls raise in a thread that has lost; one that goes on regardless hangs in the end."""

@@ -64,8 +64,8 @@ class Call:
         "timed_out",
         "triggers",
         "waiters",
-        "worker",
         "work",
+        "worker",
     )
 
     def __init__(self, runner: Runner, parent: Call | None, name: str, path: str, seq: int, work: Work | None) -> None:

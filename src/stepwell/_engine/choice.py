@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 Branch: TypeAlias = Coroutine[Any, Any, T]
 
+
 class Choice:
     """Base of both: branches that run as tasks of workflow code, and a recorded decision between them.
 

@@ -124,7 +124,7 @@ def resolved_hints(function: Callable[..., Any]) -> dict[str, Any]:
         nonlocals = {}
     try:
         return typing.get_type_hints(function, localns=nonlocals)
-    except Exception:  # noqa: BLE001 - annotations may contain anything; unresolved ones count as absent
+    except Exception:
         hints = dict(getattr(function, "__annotations__", {}))
         return {name: _resolved_alone(function, hint, nonlocals) for name, hint in hints.items()}
 
@@ -133,5 +133,5 @@ def _resolved_alone(function: Callable[..., Any], hint: Any, nonlocals: dict[str
     probe: Any = type("probe", (), {"__annotations__": {"hint": hint}})
     try:
         return typing.get_type_hints(probe, getattr(function, "__globals__", {}), nonlocals)["hint"]
-    except Exception:  # noqa: BLE001 - see above
+    except Exception:
         return Any

@@ -88,5 +88,5 @@ class ThreadExecutor:
 def _run(context: contextvars.Context, fn: Callable[[], object]) -> Returned:
     try:
         return Returned(context.run(fn), None)
-    except BaseException as error:  # noqa: BLE001 - the border to user code: whatever it raises is its outcome
+    except BaseException as error:
         return Returned(None, error)

@@ -175,7 +175,9 @@ def _interrupted(call: Call, work: Work, error: BaseException) -> None:
             runner.spawn(_settle_once_written(call, call.outcome), contextvars.copy_context())
     elif waiters:
         # Somebody else waits for it: the work goes on without the caller who was cancelled.
-        call.worker = runner.spawn(_perform_apart(call, work, runner.history.get(call.path)), contextvars.copy_context())
+        call.worker = runner.spawn(
+            _perform_apart(call, work, runner.history.get(call.path)), contextvars.copy_context()
+        )
     else:
         _record_cancelled(call, work)
 

@@ -249,9 +249,7 @@ class Runner:
         context.run(current.set, self.root)
         self.open_code += 1
         # Made directly, not by loop.create_task: the task factory counts what user code starts, and this is counted here.
-        self._main = asyncio.Task(
-            self._follow(coroutine), loop=self.loop, name=f"stepwell-{self.id}", context=context
-        )
+        self._main = asyncio.Task(self._follow(coroutine), loop=self.loop, name=f"stepwell-{self.id}", context=context)
         self.root.task = cast("asyncio.Task[object]", self._main)
 
     async def _follow(self, coroutine: Coroutine[Any, Any, object]) -> None:
@@ -261,7 +259,7 @@ class Runner:
             if self.stop is not None:
                 return
             stop = Completed(self._encode_output(value))
-        except BaseException as error:  # noqa: BLE001 - the border to user code: whatever it raises is its outcome
+        except BaseException as error:
             if self.stop is not None:
                 return
             if self._cleaning_up:
@@ -532,7 +530,15 @@ class Runner:
         call.announced = True
         self.note(
             StepStarted(
-                self.id, self.epoch, self.run, call.path, call.seq, call.work.kind, call.attempt, call.input, call.started_at
+                self.id,
+                self.epoch,
+                self.run,
+                call.path,
+                call.seq,
+                call.work.kind,
+                call.attempt,
+                call.input,
+                call.started_at,
             )
         )
 
@@ -609,7 +615,9 @@ class Runner:
             and not self._closing
             and not self.writes
             and self.busy <= 0
-            and not (self.open_bodies > 0 and any(call.is_at_work() for call in self.host.bodies if call.runner is self))
+            and not (
+                self.open_bodies > 0 and any(call.is_at_work() for call in self.host.bodies if call.runner is self)
+            )
             and bool(self.waits)
             and not any(future.done() for future in self.waits)
         )

@@ -44,7 +44,9 @@ class LoopPulse:
                 self._stack(),
             )
         if silent > STUCK_SECONDS:
-            log.error("The event loop has been blocked for %.0f s; the lease is not renewed:\n%s", silent, self._stack())
+            log.error(
+                "The event loop has been blocked for %.0f s; the lease is not renewed:\n%s", silent, self._stack()
+            )
             return False
         return True
 

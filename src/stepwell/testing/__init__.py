@@ -1,10 +1,10 @@
 """The test kit: your app in memory, a clock that you advance, bodies that you replace.
 
-    async with sandbox(app) as tester:
-        tester.stub("charge", returns=Payment("p-1"))
-        execution = await order_processing.trigger(order)
-        await tester.advance("30 seconds")
-        assert await execution.status() == "completed"
+async with sandbox(app) as tester:
+    tester.stub("charge", returns=Payment("p-1"))
+    execution = await order_processing.trigger(order)
+    await tester.advance("30 seconds")
+    assert await execution.status() == "completed"
 """
 
 from stepwell.clock import ManualClock

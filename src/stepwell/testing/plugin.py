@@ -19,6 +19,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 def workflow_tester() -> Callable[[App], AbstractAsyncContextManager[Tester]]:
     """`async with workflow_tester(app) as tester:` runs an app in memory; see `stepwell.testing.sandbox`."""
-    from stepwell.testing.tester import sandbox  # noqa: PLC0415
+    from stepwell.testing.tester import sandbox
 
     return sandbox

@@ -29,7 +29,14 @@ class Tester:
         self._worker = worker
         self._stubs = stubs
 
-    def stub(self, step: str, fn: Callable[..., Any] | None = None, *, returns: object = _UNSET, raises: BaseException | None = None) -> None:
+    def stub(
+        self,
+        step: str,
+        fn: Callable[..., Any] | None = None,
+        *,
+        returns: object = _UNSET,
+        raises: BaseException | None = None,
+    ) -> None:
         """Replace the body of the steps with this name.
 
         Args:
