@@ -6,6 +6,7 @@ Exit code 0: everything in the final table is true. 1: something is not. 130: st
 """
 
 import asyncio
+import io
 import json
 import os
 import shlex
@@ -282,7 +283,7 @@ def _load_orders() -> list[Order]:
 
 def _clear(console: Console) -> None:
     if FOLDER.exists():
-        console.print(f"Removing what an earlier demo left in {FOLDER}")
+        console.print(f"Removing what an earlier demo left in {FOLDER}", soft_wrap=True)
         shutil.rmtree(FOLDER)
     FOLDER.mkdir(mode=0o700)
 
@@ -308,9 +309,9 @@ def _farewell(console: Console) -> None:
     folder = os.path.relpath(HERE, STARTED_IN)
     stepwell = os.path.relpath(Path(sys.executable).parent / "stepwell", HERE)
     console.print("\nThe database is still there. Look around:\n")
-    console.print(f"  cd {shlex.quote(folder)}", highlight=False)
+    console.print(f"  cd {shlex.quote(folder)}")
     for command in ("executions describe latest", "executions describe latest:failed", "executions list"):
-        console.print(f"  {shlex.quote(stepwell)} {command}", highlight=False)
+        console.print(f"  {shlex.quote(stepwell)} {command}")
 
 
 def _tail(file: Path, lines: int = 20) -> str:
@@ -335,7 +336,9 @@ async def _play(console: Console) -> bool:
 
 def main() -> int:
     """Play the show and give the exit code."""
-    console = Console(highlight=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    console = Console(highlight=False, markup=False)
     os.chdir(HERE)
     app.use_database(f"sqlite:///{DATABASE}")
     _clear(console)

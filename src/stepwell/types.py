@@ -15,5 +15,5 @@ StepStatus: TypeAlias = Literal["running", "retrying", "sleeping", "listening", 
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 TERMINAL: Final[frozenset[str]] = frozenset({"completed", "failed", "cancelled", "aborted"})
 
-JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 """What JSON can say."""

@@ -123,7 +123,9 @@ class Site:
                 stderr=subprocess.STDOUT,
                 env={
                     **os.environ,
-                    "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH")])),
+                    "PYTHONPATH": os.pathsep.join(
+                        filter(None, [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH")])
+                    ),
                     "DATABASE": self.url,
                     "LEDGER": str(self.ledger_file),
                     **{name: str(value) for name, value in environment.items()},
@@ -187,7 +189,11 @@ class Site:
         for text in self.ledger_file.read_bytes().splitlines(keepends=True):
             if text.endswith(b"\n"):
                 raw = json.loads(text)
-                known = {name: raw.pop(name) for name in ("at", "what", "pid", "execution", "path", "attempt", "epoch") if name in raw}
+                known = {
+                    name: raw.pop(name)
+                    for name in ("at", "what", "pid", "execution", "path", "attempt", "epoch")
+                    if name in raw
+                }
                 lines.append(Line(**known, more=raw))
         return lines
 
@@ -347,12 +353,18 @@ def _check_ledger(site: Site, steps: dict[tuple[Any, ...], list[sqlite3.Row]]) -
     for place, different in shown.items():
         assert len(different) == 1, f"G2 {place}: replays saw {different}"
         if (row := last.get(place)) is not None and row["kind"] == "run":
-            assert {json.loads(row["output"])} == different, f"G2 {place}: {row['output']} is recorded, {different} was seen"
+            assert {json.loads(row["output"])} == different, (
+                f"G2 {place}: {row['output']} is recorded, {different} was seen"
+            )
     for id, lines in begins.items():
         in_time = [line.epoch for line in sorted(lines, key=lambda line: line.at)]
         assert in_time == sorted(in_time), f"G4 {id}: a body began under an old epoch: {in_time}"
 
     ended_attempts = site.rows("SELECT execution_id, path, attempt, finished_at FROM attempts")
     for execution, path, attempt, finished_at in ended_attempts:
-        again = [line for line in begins[execution] if line.path == path and line.attempt <= attempt and line.at > finished_at]
+        again = [
+            line
+            for line in begins[execution]
+            if line.path == path and line.attempt <= attempt and line.at > finished_at
+        ]
         assert not again, f"G6 {execution} {path}: attempt {attempt} was over, but {again}"

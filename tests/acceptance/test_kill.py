@@ -9,7 +9,7 @@ import time
 import pytest
 
 from stepwell import Execution
-from tests.acceptance.harness import Process, Site, check
+from tests.acceptance.harness import Site, check
 from tests.acceptance.programs import journey
 
 KILLS = 25
@@ -50,21 +50,32 @@ def trigger(count: int):
 
 
 def check_journeys(site: Site) -> None:
-    assert site.counts().keys() == {"completed"}, site.rows("SELECT id, status, error FROM stepwell_executions WHERE status <> 'completed'")[0]["error"]
+    assert site.counts().keys() == {"completed"}, site.rows(
+        "SELECT id, status, error FROM stepwell_executions WHERE status <> 'completed'"
+    )[0]["error"]
     for row in site.rows("SELECT id, output FROM stepwell_executions"):
         made = {
             step["path"]: json.loads(step["output"])
-            for step in site.rows("SELECT path, output FROM steps WHERE execution_id = ? AND kind = 'run' AND status = 'completed'", row["id"])
+            for step in site.rows(
+                "SELECT path, output FROM steps WHERE execution_id = ? AND kind = 'run' AND status = 'completed'",
+                row["id"],
+            )
         }
         expected = {name: made[name] for name in ("first", "left", "right", "flaky", "outer", "last")}
         expected |= {"fast": made["racer"], "slow": -1, "quick": (made["quick-one"] + made["quick-two"]) % 2**52}
         assert json.loads(row["output"]) == expected
         assert made["outer"] == sum(made[f"outer/inner-{n}"] for n in (1, 2, 3)) % 2**52
-        attempts = site.rows("SELECT attempt FROM attempts WHERE execution_id = ? AND path = 'flaky' ORDER BY attempt", row["id"])
+        attempts = site.rows(
+            "SELECT attempt FROM attempts WHERE execution_id = ? AND path = 'flaky' ORDER BY attempt", row["id"]
+        )
         assert [each["attempt"] for each in attempts] == [1, 2]
     for line in site.lines("woke"):
         [wake_at] = {
             each["wake_at"]
-            for each in site.rows("SELECT wake_at FROM test_steps WHERE execution_id = ? AND path = ? AND wake_at IS NOT NULL", line.execution, line.more["of"])
+            for each in site.rows(
+                "SELECT wake_at FROM test_steps WHERE execution_id = ? AND path = ? AND wake_at IS NOT NULL",
+                line.execution,
+                line.more["of"],
+            )
         }
         assert line.at >= wake_at, f"I9: woke {wake_at - line.at} us too early"

@@ -86,7 +86,9 @@ def test_rolling_restarts_lose_nothing(site: Site) -> None:
     site.prepare(drain.app, fill_many)
     worker, spare = site.start("drain"), site.start("drain", WAIT_FOR_GO=1)
     for _ in range(6):
-        site.until(lambda pid=worker.pid: sum(line.pid == pid for line in site.lines("begin")) > 25, "the worker to work")
+        site.until(
+            lambda pid=worker.pid: sum(line.pid == pid for line in site.lines("begin")) > 25, "the worker to work"
+        )
         spare.go()
         worker.signal(signal.SIGTERM)
         assert worker.wait(5) == 0, worker.log

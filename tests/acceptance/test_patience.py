@@ -39,8 +39,13 @@ def test_backoff_goes_on_over_kills(site: Site) -> None:
         )
         assert [row["attempt"] for row in stored] == [1, 2], "a time was written twice"
         for row, line in zip(stored, site.lines("begin", id)[1:], strict=True):
-            assert 0 <= line.at - row["wake_at"] < US, f"{id}: attempt {line.attempt} {line.at - row['wake_at']} us late"
-        assert [row["attempt"] for row in site.rows("SELECT attempt FROM attempts WHERE execution_id = ?", id)] == [1, 2]
+            assert 0 <= line.at - row["wake_at"] < US, (
+                f"{id}: attempt {line.attempt} {line.at - row['wake_at']} us late"
+            )
+        assert [row["attempt"] for row in site.rows("SELECT attempt FROM attempts WHERE execution_id = ?", id)] == [
+            1,
+            2,
+        ]
 
 
 @pytest.mark.guarantee("G6")
@@ -73,7 +78,9 @@ def test_the_timeout_of_an_execution_counts_over_restarts(site: Site) -> None:
     site.prepare(patience.app, fill)
     worker = site.start("patience")
     site.until(lambda: len(site.lines("begin")) == 2, "both to run")
-    [one, two] = [site.value("SELECT deadline_at FROM executions WHERE id = ?", id) for id in ("while-running", "while-dead")]
+    [one, two] = [
+        site.value("SELECT deadline_at FROM executions WHERE id = ?", id) for id in ("while-running", "while-dead")
+    ]
     worker.kill()
     site.until(lambda: now(site) > two, "the first deadline")
     worker = site.start_worker("patience")
@@ -87,7 +94,17 @@ def test_the_timeout_of_an_execution_counts_over_restarts(site: Site) -> None:
         row = site.execution(id)
         assert row["status"] == "failed"
         assert json.loads(row["error"])["type"] == "stepwell.errors.ExecutionTimeoutError"
-        assert len({each["deadline_at"] for each in site.rows("SELECT deadline_at FROM test_executions WHERE id = ? AND deadline_at IS NOT NULL", id)}) == 1
+        assert (
+            len(
+                {
+                    each["deadline_at"]
+                    for each in site.rows(
+                        "SELECT deadline_at FROM test_executions WHERE id = ? AND deadline_at IS NOT NULL", id
+                    )
+                }
+            )
+            == 1
+        )
         assert site.value("SELECT finished_at FROM executions WHERE id = ?", id) >= deadline
     assert site.value("SELECT finished_at FROM executions WHERE id = 'while-running'") - one < 300_000
     assert len(site.lines("begin", "while-dead")) == 1, "no body begins when the time is over"

@@ -13,7 +13,13 @@ import anyio
 import pytest
 
 from stepwell import App, Execution, Step, StepInfo, SyncStep, current_step
-from stepwell.errors import ExecutionFailedError, InvalidInputError, NonRetryableError, SerializationError, StepFailedError
+from stepwell.errors import (
+    ExecutionFailedError,
+    InvalidInputError,
+    NonRetryableError,
+    SerializationError,
+    StepFailedError,
+)
 from stepwell.testing import sandbox
 
 HOUR = "1 hour"
@@ -356,7 +362,9 @@ NOT_EXCEPTIONS: list[Callable[[], BaseException]] = [
 
 @pytest.mark.parametrize("thread", [False, True], ids=["async", "thread"])
 @pytest.mark.parametrize("make", NOT_EXCEPTIONS, ids=lambda make: type(make()).__name__)
-async def test_any_base_exception_of_a_body_is_a_failed_attempt(make: Callable[[], BaseException], thread: bool) -> None:
+async def test_any_base_exception_of_a_body_is_a_failed_attempt(
+    make: Callable[[], BaseException], thread: bool
+) -> None:
     app = App()
     runs: list[int] = []
 

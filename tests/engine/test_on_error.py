@@ -160,7 +160,9 @@ async def test_its_steps_have_a_scope_of_their_own() -> None:
     [lambda: RuntimeError("mine"), lambda: Stop("mine"), lambda: SystemExit(1), lambda: asyncio.CancelledError("mine")],
     ids=lambda make: type(make()).__name__,
 )
-async def test_what_it_raises_changes_nothing(make: Callable[[], BaseException], caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_it_raises_changes_nothing(
+    make: Callable[[], BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     app = App()
 
     @app.workflow

@@ -193,9 +193,7 @@ async def test_gather_with_return_exceptions_gives_all_outcomes() -> None:
 
     @app.workflow
     async def flow(step: Step) -> list[str]:
-        results = await asyncio.gather(
-            step.run("good", good), step.run("bad", bad, retries=0), return_exceptions=True
-        )
+        results = await asyncio.gather(step.run("good", good), step.run("bad", bad, retries=0), return_exceptions=True)
         await step.sleep("pause", HOUR)
         return [str(result) for result in results]
 

@@ -22,7 +22,9 @@ NO_JITTER = RetryPolicy(jitter=0)
 class Flaky:
     """A body that fails a number of times and then returns the number of its attempt."""
 
-    def __init__(self, failures: int = 1_000, make: Callable[[], BaseException] = lambda: ConnectionError("down")) -> None:
+    def __init__(
+        self, failures: int = 1_000, make: Callable[[], BaseException] = lambda: ConnectionError("down")
+    ) -> None:
         self.attempts: list[int] = []
         self._failures = failures
         self._make = make
@@ -171,7 +173,14 @@ async def test_a_policy_of_the_workflow_holds_for_its_steps_and_a_step_changes_p
 @pytest.mark.guarantee("G10")
 @pytest.mark.parametrize(
     "options",
-    [{"retries": -1}, {"retries": "3"}, {"retries": True}, {"retry_delay": "soon"}, {"backoff": "wild"}, {"max_delay": -1}],
+    [
+        {"retries": -1},
+        {"retries": "3"},
+        {"retries": True},
+        {"retry_delay": "soon"},
+        {"backoff": "wild"},
+        {"max_delay": -1},
+    ],
     ids=repr,
 )
 async def test_bad_options_are_refused_before_the_body_runs(options: dict[str, Any]) -> None:

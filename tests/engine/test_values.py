@@ -74,7 +74,7 @@ class Pair(NamedTuple):
     right: str
 
 
-Plain = namedtuple("Plain", "a b")  # noqa: PYI024 - a type without annotations is the point
+Plain = namedtuple("Plain", "a b")
 
 ID = uuid.UUID("12345678-1234-5678-1234-567812345678")
 MOMENT = datetime(2031, 5, 4, 3, 2, 1, 987654, tzinfo=UTC)
@@ -153,7 +153,7 @@ TYPED: list[tuple[Any, Any]] = [
     (bool, True),
     (int, 2**60),
     (float, 0.1),
-    (str, "ünïcödé 🌍 \t\n\""),
+    (str, 'ünïcödé 🌍 \t\n"'),
     (Literal["a", "b"], "a"),
     (Any, {"a": [1, 2.5, None, True, "x"]}),
 ]
@@ -210,7 +210,7 @@ ODD: list[Any] = [
     date(2031, 1, 2),
     time(1, 2),
     timedelta(seconds=1.5),
-    datetime(2031, 1, 2, 3, 4),  # noqa: DTZ001 - naive on purpose
+    datetime(2031, 1, 2, 3, 4),
     datetime(2031, 7, 2, 3, 4, tzinfo=ZoneInfo("Europe/Berlin")),
     datetime(2031, 7, 2, 3, 4, tzinfo=timezone(timedelta(hours=5, minutes=30))),
     frozenset({1}),
@@ -419,7 +419,9 @@ async def test_what_json_cannot_say_is_refused_as_an_input(value: Any, place: st
         assert (await app.list_executions()).executions == []
 
 
-@pytest.mark.parametrize("value", [*REFUSED, Opaque()], ids=lambda value: "opaque" if isinstance(value, Opaque) else ascii(value))
+@pytest.mark.parametrize(
+    "value", [*REFUSED, Opaque()], ids=lambda value: "opaque" if isinstance(value, Opaque) else ascii(value)
+)
 async def test_what_cannot_be_stored_fails_the_execution_as_its_output(value: Any) -> None:
     app = App()
 
@@ -691,7 +693,10 @@ async def test_progress_is_a_milestone_written_once() -> None:
         await t.advance(HOUR)
         await execution.result()
         milestones = [step for step in await execution.steps() if step.kind == "progress"]
-    assert [(step.name, step.output["fraction"]) for step in milestones] == [("Halfway / done", 0.5), ("All done", None)]
+    assert [(step.name, step.output["fraction"]) for step in milestones] == [
+        ("Halfway / done", 0.5),
+        ("All done", None),
+    ]
 
 
 @pytest.mark.guarantee("G10")
@@ -737,4 +742,3 @@ async def test_a_value_survives_a_restart_on_a_file(tmp_path: Path) -> None:
         await t.advance(HOUR)
         assert await second.workflows["flow"].get_execution("e").result() == ORDER
     assert seen == [ORDER, ORDER]
-

@@ -12,7 +12,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, assert_type
 from uuid import UUID
 
-from stepwell import App, Execution, ExecutionInfo, ExecutionList, RetryPolicy, Status, Step, StepInfo, SyncStep, Workflow, current_step
+from stepwell import (
+    App,
+    Execution,
+    ExecutionInfo,
+    ExecutionList,
+    RetryPolicy,
+    Status,
+    Step,
+    StepInfo,
+    SyncStep,
+    Workflow,
+    current_step,
+)
 
 
 @dataclass

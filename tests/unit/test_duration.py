@@ -48,7 +48,22 @@ def test_a_duration_is_given_in_microseconds(value: Any, us: int) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", " ", "5", "min", "5 lightyears", "5 min and more", "1h1h", "-5 s", "+5 s", "1e3 s", "٣ s", "5 us", "1..5 s", "s" * 200]
+    [
+        "",
+        " ",
+        "5",
+        "min",
+        "5 lightyears",
+        "5 min and more",
+        "1h1h",
+        "-5 s",
+        "+5 s",
+        "1e3 s",
+        "٣ s",
+        "5 us",
+        "1..5 s",
+        "s" * 200,
+    ]
     + [True, False, None, float("nan"), float("inf"), -float("inf"), b"5 s", [5], 5j],
 )
 def test_anything_else_is_refused_with_the_accepted_forms(value: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import socket
 import sqlite3
@@ -348,12 +349,10 @@ def test_all_errors_of_stepwell_are_restored() -> None:
     for cls in all_subclasses(StepwellError):
         if not cls.__module__.startswith("stepwell"):
             continue
-        code = cls.__init__.__code__
-        names = code.co_varnames[1 : code.co_argcount]
-        if cls.__init__ is Exception.__init__ or not names:
-            error = cls("message")
-        else:
-            error = cls(*(samples.get(name, f"<{name}>") for name in names))  # pyright: ignore[reportArgumentType]
+        names = [*inspect.signature(cls).parameters.values()]
+        names = [name for name in names if name.kind is name.POSITIONAL_OR_KEYWORD]
+        make: Any = cls
+        error = make(*(samples.get(name.name, f"<{name.name}>") for name in names)) if names else make("message")
         again = restored(error)
         assert (type(again), str(again), vars(again)) == (cls, str(error), vars(error))
 

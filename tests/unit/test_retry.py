@@ -38,7 +38,9 @@ def test_the_delay_grows_as_asked_up_to_its_limit(backoff: Any, seconds: list[in
     st.floats(0, 0.25),
     st.sampled_from([0, 0.001, 1, "1 day", "4000 weeks"]),
 )
-def test_jitter_only_adds_and_at_most_its_share(backoff: Any, attempt: int, chance: float, jitter: float, delay: Any) -> None:
+def test_jitter_only_adds_and_at_most_its_share(
+    backoff: Any, attempt: int, chance: float, jitter: float, delay: Any
+) -> None:
     policy = RetryPolicy(delay=delay, backoff=backoff, max_delay="250000 weeks", jitter=jitter)
 
     plain = policy.delay_us(attempt, 0)
@@ -117,7 +119,9 @@ def test_a_delay_beyond_the_default_limit_is_not_cut() -> None:
     assert resolve(RetryPolicy(), delay="1 minute", max_delay=10).delay_us(1, 0) == 10 * SECOND
 
 
-@pytest.mark.parametrize("options", [{"retries": True}, {"retries": -1}, {"delay": [1]}, {"delay": "x"}, {"max_delay": {}}])
+@pytest.mark.parametrize(
+    "options", [{"retries": True}, {"retries": -1}, {"delay": [1]}, {"delay": "x"}, {"max_delay": {}}]
+)
 def test_merging_checks_like_making(options: dict[str, Any]) -> None:
     for _ in range(2):
         with pytest.raises(InvalidInputError):

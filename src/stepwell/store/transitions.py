@@ -237,7 +237,7 @@ class Exists(Struct, frozen=True, gc=False):
     same: bool
 
 
-Verdict: TypeAlias = None | Refused | Exists | Exception
+Verdict: TypeAlias = Refused | Exists | Exception | None
 """None: written (or already written by an earlier sending). An exception: this transition alone cannot be stored."""
 
 ACCEPTED: Final = None

@@ -17,7 +17,7 @@ async def block_the_loop(seconds: float) -> int:
     kit.note("begin")
     if os.environ.get("AFTER_RENEWAL"):
         wait_for_a_renewal()
-    time.sleep(seconds)  # noqa: ASYNC251 - the mistake that this program is about
+    time.sleep(seconds)
     value = kit.fresh()
     kit.note("end", value=value)
     return value

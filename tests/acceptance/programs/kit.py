@@ -33,7 +33,7 @@ def database() -> str:
 
 def write(what: str, **fields: object) -> None:
     """Append a line to the ledger; on disk on return."""
-    global _ledger  # noqa: PLW0603
+    global _ledger
     if _ledger is None:
         _ledger = os.open(os.environ["LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     line = {"at": time.time_ns() // 1000, "what": what, "pid": os.getpid(), **fields}

@@ -13,7 +13,9 @@ app = App("patience", database=kit.database())
 
 @app.workflow
 async def backing_off(step: Step, delay: float) -> int:
-    return await seen("try", step.run("try", act_after, 2, retries=5, retry_delay=delay, backoff="constant", max_delay=60))
+    return await seen(
+        "try", step.run("try", act_after, 2, retries=5, retry_delay=delay, backoff="constant", max_delay=60)
+    )
 
 
 @app.workflow

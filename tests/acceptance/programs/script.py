@@ -18,7 +18,9 @@ def main() -> None:
     saw["status"] = execution.status_sync()
     saw["info"] = execution.info_sync().id
     saw["again"] = remote.quick.get_execution_sync("from-script").result_sync(5).total
-    saw["many"] = [each.result_sync(10).total for each in remote.quick.trigger_many_sync([Order("o", n) for n in range(5)])]
+    saw["many"] = [
+        each.result_sync(10).total for each in remote.quick.trigger_many_sync([Order("o", n) for n in range(5)])
+    ]
     saw["listed"] = len(remote.quick.list_executions_sync(status="completed").executions)
 
     sleeper = remote.sleeper.trigger_sync(60)
@@ -41,7 +43,12 @@ def main() -> None:
         saw["not found"] = str(error)
 
     totals: list[int] = []
-    threads = [threading.Thread(target=lambda n=n: totals.append(remote.quick.trigger_sync(Order("t", n)).result_sync(10).total)) for n in range(20)]
+    threads = [
+        threading.Thread(
+            target=lambda n=n: totals.append(remote.quick.trigger_sync(Order("t", n)).result_sync(10).total)
+        )
+        for n in range(20)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
