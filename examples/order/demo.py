@@ -6,7 +6,6 @@ Exit code 0: everything in the final table is true. 1: something is not. 130: st
 """
 
 import asyncio
-import io
 import json
 import os
 import shlex
@@ -336,8 +335,9 @@ async def _play(console: Console) -> bool:
 
 def main() -> int:
     """Play the show and give the exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="replace")
     console = Console(highlight=False, markup=False)
     os.chdir(HERE)
     app.use_database(f"sqlite:///{DATABASE}")

@@ -179,6 +179,28 @@ def _given(value: object) -> object:
     return value
 
 
+def with_defaults(value: object) -> object:
+    """The same value, where each dataclass in it holds its defaults itself.
+
+    msgspec leaves them to the class, and then does not write them: the text would depend on the form of the input, and
+    a default that changes later would change what was stored.
+    """
+    if isinstance(value, dict):
+        parts: Iterable[object] = cast("dict[object, object]", value).values()
+    elif isinstance(value, (list, tuple)):
+        parts = cast("list[object]", value)
+    else:
+        shape = shape_of(type(value))
+        parts = () if shape is None else shape.read(value)
+        if shape is not None and dataclasses.is_dataclass(value):
+            for name, part in zip(shape.fields, parts, strict=True):
+                if part is not MISSING:
+                    object.__setattr__(value, name, part)
+    for part in parts:
+        with_defaults(part)
+    return cast("object", value)
+
+
 class Classes:
     """The classes that an annotation names, directly or through the fields of others."""
 

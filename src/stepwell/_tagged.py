@@ -219,8 +219,18 @@ def from_tagged(raw: Any, classes: Classes) -> Any:
         Refused: A tag is unknown, or does not fit the classes that the annotation names.
     """
     if isinstance(raw, list):
-        return [from_tagged(item, classes) for item in cast("list[object]", raw)]
+        return _read_list(cast("list[object]", raw), classes)
     return _read_object(cast("dict[str, Any]", raw), classes) if isinstance(raw, dict) else raw
+
+
+def _read_list(raw: list[object], classes: Classes) -> list[object]:
+    made: list[object] = []
+    for item in raw:
+        try:
+            made.append(from_tagged(item, classes))
+        except Refused as refused:
+            raise refused.under(f"[{len(made)}]") from None
+    return made
 
 
 def _read_object(raw: dict[str, Any], classes: Classes) -> Any:

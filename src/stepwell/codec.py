@@ -11,6 +11,7 @@ import sys
 import typing
 from collections.abc import Callable
 from functools import cache, partial
+from types import NoneType
 from typing import Any, Final, Literal, TypeAlias, cast
 
 import msgspec
@@ -19,7 +20,7 @@ from stepwell._accept import accept_parts, name_of
 from stepwell._preview import preview
 from stepwell._returns import return_annotation
 from stepwell._same import is_plain, is_same
-from stepwell._shape import Classes, is_enum, is_pydantic, shape_of
+from stepwell._shape import Classes, is_enum, is_pydantic, shape_of, with_defaults
 from stepwell._tagged import TAG_TEXT, Refused, a, as_is, from_tagged, to_tagged
 from stepwell.errors import InvalidInputError, SerializationError
 
@@ -220,8 +221,9 @@ class TypedCodec(Codec):
             return self._accept_parts(value)
         if is_same(value, back):
             return value
+        self._check_storable(value)
         if is_plain(value) or (is_pydantic(self.annotation) and not isinstance(value, cast("type", self.annotation))):
-            return back
+            return with_defaults(back)
         return self._accept_parts(value)
 
     def _accept_parts(self, value: object) -> object:
@@ -281,6 +283,8 @@ def _codec_by_id(annotation: object) -> Codec:
 
 
 def _made(annotation: object) -> Codec:
+    if annotation is None:
+        return codec_for(NoneType)
     if any(annotation is known for known in _NO_TYPES) or not _is_type(annotation):
         return UNTYPED
     return TypedCodec(annotation)
@@ -288,8 +292,7 @@ def _made(annotation: object) -> Codec:
 
 def _is_type(annotation: object) -> bool:
     return (
-        annotation is None
-        or isinstance(annotation, type)
+        isinstance(annotation, type)
         or typing.get_origin(annotation) is not None
         or hasattr(annotation, "__supertype__")
         or hasattr(annotation, "__value__")

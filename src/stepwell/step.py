@@ -141,6 +141,19 @@ class _Facts:
             )
         return scope
 
+    def _plain_body(self, name: str, fn: Callable[..., Any], args: tuple[object, ...]) -> BodyWork:
+        """A body without options: most are, and this stands in the way of every step."""
+        if not callable(fn):
+            raise _not_a_function("step.run", fn)
+        runner = self._runner
+        host = runner.host
+        codec = codec_of_function(fn)
+        if host.stubs:
+            fn = host.stubs.get(name, fn)
+        return BodyWork(
+            fn, args, codec, runner.policy, None, preview(args) if host.record_arguments else None, None, None
+        )
+
     def _body(
         self,
         what: str,
@@ -160,9 +173,7 @@ class _Facts:
         mailbox: Mailbox | None = None,
     ) -> BodyWork:
         if not callable(fn):
-            raise TypeError(
-                f"{what} needs a function as its second argument, got {fn!r}. Pass the function itself and its arguments after it."
-            )
+            raise _not_a_function(what, fn)
         runner = self._runner
         policy = runner.policy
         if not (retries is None and retry_delay is None and backoff is None and max_delay is None and retry_if is None):
@@ -190,6 +201,12 @@ class _Facts:
         if input is not UNSET:
             return codec_for(NO_ANNOTATION).encode(input)
         return preview(args) if self._runner.host.record_arguments else None
+
+
+def _not_a_function(what: str, fn: object) -> TypeError:
+    return TypeError(
+        f"{what} needs a function as its second argument, got {fn!r}. Pass the function itself and its arguments after it."
+    )
 
 
 def _pool(executor: object) -> concurrent.futures.Executor | None:
@@ -360,6 +377,11 @@ class Step(_Facts):
             SerializationError: The result cannot be stored and restored. It is not tried again.
         """
         scope = self._scope("step.run")
+        if (
+            retries is retry_delay is backoff is max_delay is retry_if is timeout is executor is None
+            and input is returns is UNSET
+        ):
+            return invoke(scope, name, self._plain_body(name, fn, args))
         work = self._body(
             "step.run",
             name,

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.harness import Site, site_in
+from tests.acceptance.harness import Site
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    with site_in(tmp_path) as site:
+    site = Site(tmp_path)
+    try:
         yield site
+    finally:
+        site.close()
 
 
 @pytest.hookimpl(wrapper=True)

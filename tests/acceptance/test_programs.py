@@ -42,7 +42,7 @@ def test_execute_runs_an_execution_to_its_end(site: Site) -> None:
     saw = output_of(site, "execute")
 
     assert "inside an event loop" in saw.pop("inside")
-    assert saw == {"first": 2, "second": 3, "failed": "ValueError", "sync afterwards": "failing"}
+    assert saw == {"first": 2, "second": 3, "failed": "ValueError", "sync afterwards": "quick"}
     assert site.value("SELECT COUNT(*) FROM workers") == 0
 
 

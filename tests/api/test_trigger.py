@@ -752,6 +752,7 @@ async def test_an_execution_runs_although_its_caller_was_cancelled_while_trigger
         return await step.run("work", lambda: "done")
 
     async with sandbox(app) as tester:
+        await tester.settle()
         for number in range(10):
             caller = asyncio.create_task(flow.trigger(id=f"A-{number}"))
             await asyncio.sleep(0)
@@ -760,7 +761,25 @@ async def test_an_execution_runs_although_its_caller_was_cancelled_while_trigger
                 await caller
         await tester.settle()
 
-        assert [await flow.get_execution(f"A-{number}").result() for number in range(10)] == ["done"] * 10
+        assert [await flow.get_execution(f"A-{number}").status() for number in range(10)] == ["completed"] * 10
+
+
+async def test_a_queued_execution_starts_at_once_although_its_caller_was_cancelled() -> None:
+    app, runs = App(), list[int]()
+
+    @app.workflow
+    async def flow(step: Step, number: int) -> None:
+        runs.append(number)
+
+    async with sandbox(app) as tester:
+        # Until the worker has looked at the queue for the first time, nothing is started directly.
+        caller = asyncio.create_task(flow.trigger(1))
+        await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.wait([caller])
+        await tester.settle()
+
+        assert runs == [1]
 
 
 async def test_triggering_needs_an_open_app() -> None:

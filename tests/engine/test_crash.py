@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -21,7 +21,7 @@ DEADLINE = 10
 class Program:
     """A workflow with sequential, nested, parallel, failing, retried and sleeping steps, and what its bodies did."""
 
-    output = ["a", "b1", "b2", "no", "c", "d1d2", "e"]
+    output: ClassVar = ["a", "b1", "b2", "no", "c", "d1d2", "e"]
 
     def __init__(self) -> None:
         self.app = App()
@@ -237,11 +237,13 @@ async def test_a_sleep_keeps_its_end_over_crashes(seconds: int) -> None:
 @pytest.mark.guarantee("G4")
 async def test_what_a_lost_incarnation_still_does_is_not_recorded() -> None:
     app, started, go_on = App(), asyncio.Event(), asyncio.Event()
+    again = asyncio.Event()
     runs: list[int] = []
 
     async def body() -> str:
         runs.append(len(runs))
         if len(runs) > 1:
+            again.set()
             return "new"
         started.set()
         while not go_on.is_set():
@@ -261,8 +263,7 @@ async def test_what_a_lost_incarnation_still_does_is_not_recorded() -> None:
         execution = await flow.trigger()
         await started.wait()
         await t.crash()
-        while len(runs) < 2:
-            await asyncio.sleep(0.001)
+        await again.wait()
         go_on.set()
         assert await execution.result() == "new"
         assert (await the_step(execution, "body")).output == "new"
@@ -271,12 +272,14 @@ async def test_what_a_lost_incarnation_still_does_is_not_recorded() -> None:
 @pytest.mark.guarantee("G4")
 async def test_a_thread_of_a_lost_incarnation_is_not_heard() -> None:
     app, started, release, late = App(), asyncio.Event(), threading.Event(), threading.Event()
+    again = asyncio.Event()
     loop = asyncio.get_running_loop()
     runs: list[int] = []
 
     def body() -> str:
         runs.append(len(runs))
         if len(runs) > 1:
+            loop.call_soon_threadsafe(again.set)
             return "new"
         loop.call_soon_threadsafe(started.set)
         release.wait(DEADLINE)
@@ -293,8 +296,7 @@ async def test_a_thread_of_a_lost_incarnation_is_not_heard() -> None:
         execution = await flow.trigger()
         await started.wait()
         crashing = asyncio.create_task(t.crash())
-        while len(runs) < 2:
-            await asyncio.sleep(0.001)
+        await again.wait()
         await crashing
         release.set()
         await asyncio.to_thread(late.wait, DEADLINE)
@@ -502,7 +504,7 @@ async def test_an_execution_triggered_without_any_worker_waits_for_one(tmp_path:
     client = App(database=database)
 
     @client.workflow(name="flow")
-    async def flow(step: Step, word: str) -> str: ...  # pyright: ignore[reportReturnType]
+    async def flow(step: Step, word: str) -> str: ...
 
     async with client.connected():
         execution = await flow.trigger("hello", id="e")

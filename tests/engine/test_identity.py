@@ -477,7 +477,7 @@ async def test_any_printable_text_is_a_name(name: str) -> None:
         execution = await flow.trigger()
         await t.advance(HOUR)
         assert await execution.result() == 1
-        assert [step.name for step in await execution.steps()][0] == name
+        assert next(step.name for step in await execution.steps()) == name
 
 
 @pytest.mark.guarantee("G10")

@@ -268,8 +268,9 @@ async def test_a_body_that_takes_longer_than_a_second_is_shown_as_running() -> N
         await body.started.wait()
         assert await execution.steps() == []
         t.clock.move_to(t.clock.now() + 1_100_000)
-        while not await execution.steps():
-            await asyncio.sleep(0.01)
+        async for _ in execution.watch():
+            if await execution.steps():
+                break
         assert await statuses(execution) == {"slow": "running"}
         body.release.set()
         await execution.result()
@@ -465,11 +466,10 @@ async def test_cancelling_reaches_nested_bodies_and_nothing_further_starts() -> 
     async def flow(step: Step) -> None:
         await step.run("parent", parent)
 
-    async with sandbox(app):
+    async with sandbox(app) as t:
         execution = await flow.trigger()
         await child.started.wait()
         await execution.cancel()
-        while not child.cancelled:
-            await asyncio.sleep(0.001)
+        await t.settle()
         assert await execution.status() == "cancelled"
-    assert (child.runs, never.runs) == (1, 0)
+    assert (child.runs, child.cancelled, never.runs) == (1, 1, 0)

@@ -459,7 +459,7 @@ def test_a_handler_of_another_shape_is_refused_at_definition(handler: Callable[.
     @app.workflow
     async def flow(step: Step) -> None: ...
 
-    with pytest.raises(InvalidInputError, match="flow.on_error"):
+    with pytest.raises(InvalidInputError, match=r"flow\.on_error"):
         flow.on_error(handler)
 
 

@@ -92,13 +92,14 @@ async def test_after_a_crash_only_unfinished_branches_run_again() -> None:
 
     @app.workflow
     async def flow(step: Step) -> list[str]:
-        return await asyncio.gather(step.run("done", done), step.run("open", open_))
+        return list(await asyncio.gather(step.run("done", done), step.run("open", open_)))
 
     async with sandbox(app) as t:
         execution = await flow.trigger()
         await open_.started.wait()
-        while "done" not in await statuses(execution):
-            await asyncio.sleep(0.001)
+        async for _ in execution.watch():
+            if "done" in await statuses(execution):
+                break
         await t.crash()
         open_.release.set()
         assert await execution.result() == ["done", "open"]
@@ -316,7 +317,8 @@ async def test_a_thousand_parallel_steps() -> None:
 
 
 async def test_branches_sleep_side_by_side() -> None:
-    app, ends = App(), []
+    app = App()
+    ends: list[int] = []
 
     async def note(number: int) -> None:
         ends.append(number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -111,7 +111,7 @@ async def test_an_async_context_manager_is_a_resource_as_well() -> None:
 
     @app.resource
     @asynccontextmanager
-    async def http() -> AsyncIterator[str]:
+    async def http() -> AsyncGenerator[str]:
         events.append("opened")
         try:
             yield "client"

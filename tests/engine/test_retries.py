@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +68,7 @@ async def gaps(app: App, body: Flaky, **options: Any) -> list[float]:
         await t.advance(LONG_ENOUGH)
         assert await execution.status() == "failed"
         attempts = (await the_step(execution)).attempts
-    return [
-        (after.started_at - before.finished_at).total_seconds()
-        for before, after in zip(attempts, attempts[1:], strict=False)
-    ]
+    return [(after.started_at - before.finished_at).total_seconds() for before, after in pairwise(attempts)]
 
 
 # ------------------------------------------------------------------------------------------------- counts
@@ -156,10 +155,8 @@ async def test_a_policy_of_the_workflow_holds_for_its_steps_and_a_step_changes_p
     @app.workflow(retries=RetryPolicy(retries=2, delay="10 seconds", backoff="constant", jitter=0))
     async def flow(step: Step) -> None:
         for name, body, retries in (("first", first, None), ("second", second, 1)):
-            try:
+            with suppress(ConnectionError):
                 await step.run(name, body, retries=retries)
-            except ConnectionError:
-                pass
 
     async with sandbox(app) as t:
         execution = await flow.trigger()
@@ -534,6 +531,36 @@ async def test_a_child_cancelled_by_a_failing_attempt_runs_again_in_the_next_one
     async with sandbox(app):
         assert await (await flow.trigger()).result(timeout=5) == "leaf"
     assert runs == ["leaf", "leaf"]
+
+
+@pytest.mark.guarantee("G2")
+async def test_a_child_that_was_cancelled_with_an_attempt_is_durable_when_it_completes_in_the_next() -> None:
+    app, child, blocked = App(), Flaky(0), asyncio.Event()
+    parents: list[int] = []
+
+    async def parent() -> int:
+        here = current_step()
+        parents.append(here.attempt)
+        if len(parents) == 1:
+            call = asyncio.create_task(here.run("leaf", asyncio.Event().wait))
+            await asyncio.sleep(0.01)
+            call.cancel()
+            await asyncio.wait([call])
+            raise ConnectionError
+        value = await here.run("leaf", child)
+        if len(parents) == 2:
+            blocked.set()
+            await asyncio.Event().wait()
+        return value
+
+    flow = flow_of(app, parent, retries=RetryPolicy(delay=0))
+    async with sandbox(app) as t:
+        execution = await flow.trigger()
+        await blocked.wait()
+        await t.crash()
+        assert await execution.result(timeout=5) == 1
+        assert (await the_step(execution, "flaky/leaf")).status == "completed"
+    assert (parents, child.attempts) == ([1, 2, 2], [1])
 
 
 async def test_an_error_outside_any_step_is_not_tried_again() -> None:

@@ -335,15 +335,17 @@ async def test_sync_bodies_of_async_workflows_share_64_threads() -> None:
 
 
 async def test_no_more_sync_bodies_run_than_there_are_threads() -> None:
-    app, lock, running, most = App(threads=3), threading.Lock(), [0], [0]
+    app, three = App(threads=3), threading.Barrier(3)
+    lock, running, most = threading.Lock(), 0, 0
 
     def body(number: int) -> int:
+        nonlocal running, most
         with lock:
-            running[0] += 1
-            most[0] = max(most[0], running[0])
-        threading.Event().wait(0.002)
+            running += 1
+            most = max(most, running)
+        three.wait(10)
         with lock:
-            running[0] -= 1
+            running -= 1
         return number
 
     @app.workflow
@@ -353,7 +355,7 @@ async def test_no_more_sync_bodies_run_than_there_are_threads() -> None:
     async with sandbox(app):
         assert await (await workflow.trigger()).result(10) == sum(range(30))
 
-    assert most[0] == 3
+    assert most == 3
 
 
 async def test_sync_workflow_survives_crashes_without_running_bodies_twice(ledger: Ledger) -> None:

@@ -190,7 +190,7 @@ def kinds(value: Any) -> Any:
     if isinstance(value, dict):
         return type(value), [(kinds(key), kinds(item)) for key, item in value.items()]  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, (set, frozenset)):
-        return type(value), sorted(repr(kinds(item)) for item in value)  # pyright: ignore[reportUnknownVariableType]
+        return type(value), sorted((kinds(item) for item in value), key=repr)  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, (list, tuple)):
         return type(value), [kinds(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
     if dataclasses.is_dataclass(value):
@@ -346,7 +346,7 @@ TYPED: list[tuple[Any, Any]] = [
     (NoEq, NoEq(1, [2])), (Derived, Derived(2, 5)), (Box[int], Box(1)), (Box[date], Box(date(2031, 1, 1))), (Box[Any], Box((1, 2))),
     (Text | Call, Text("t")), (Text | Call, Call("t")), (Text | Call | None, None), (list[Text | Call], [Call("a", "b"), Text("c")]),
     (Message, Message([Text("t"), Call("c")])), (Tags, Tags({"b", "a"})), (Point, Point(1, 2.5)), (Node, Node(1, Node(2))), (Pair, Pair(1, "x")),
-    (Movie, {"title": "t", "released": date(2031, 1, 1)}), (Movie, {}), (Movie, {"title": "t", "more": 1}),
+    (Movie, {"title": "t", "released": date(2031, 1, 1)}), (Movie, {}),
     (Address, Address(street="s", since=date(2031, 1, 1), balance=Decimal("9.99"))), (list[Address], [Address(street="s")]),
     (dict[str, Address | None], {"a": Address(street="s"), "b": None}), (House, House(Address(street="s"))),
     (Address | Item, ITEM), (Aliased, Aliased(NAME="n")), (Aliased, Aliased(NAME="n", more=1)), (Aliased, Aliased(NAME="n", extra_field=MOMENT)),
@@ -397,7 +397,7 @@ MISMATCHED: list[tuple[Any, Any]] = [
     (dict, {"a": Decimal(1)}), (list, [(1, 2), MOMENT]), (dict[str, Decimal], {"a": 1.5}), (tuple[int, int], [1, 2]), (set[int], [1]),
     (datetime, "2031-01-01"), (Decimal, "1.5"), (bytes, "eA=="), (Colour, "red"), (Literal[1], True), (Item, Item("a", True)),
     (Item, Item(5)),  # pyright: ignore[reportArgumentType]
-    (Movie, [1]), (Address, None), (Text | Call, {"text": "t"}),
+    (Movie, [1]), (Movie, {"title": "t", "more": 1}), (Address, None), (Text | Call, {"text": "t"}),
 ]  # fmt: skip
 
 
@@ -488,7 +488,7 @@ NOT_JSON: list[tuple[Any, str]] = [
     (10**4300, "4,300 digits"), (-(10**5000), "4,300 digits"),
 ]  # fmt: skip
 PLACES: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "itself": (lambda value: value, ""),
+    "itself": (lambda value: value, "cannot|contains"),
     "list": (lambda value: [1, value], r" at \$\[1\]"),
     "dict": (lambda value: {"k": [value]}, r" at \$\.k\[0\]"),
     "odd key": (lambda value: {"a b": value}, r" at \$\['a b'\]"),
@@ -506,6 +506,8 @@ PLACES: dict[str, tuple[Callable[[Any], Any], str]] = {
 @pytest.mark.parametrize(("value", "problem"), NOT_JSON, ids=brief)
 def test_what_json_cannot_say_is_refused_with_its_place(annotation: Any, place: str, value: Any, problem: str) -> None:
     put, where = PLACES[place]
+    if place == "key" and isinstance(value, Decimal) and value.is_snan():
+        pytest.skip("has no hash")
     if "dataclass" in place or "field" in place:
         annotation = Order
 
@@ -869,7 +871,7 @@ def test_what_cannot_be_encoded_shows_as_its_type() -> None:
     assert json.loads(preview((Opaque(), [Broken()], {(1, 2): Opaque()}, len))) == [
         "<Opaque>",
         ["<Broken>"],
-        {"(1, 2)": "<Opaque>"},
+        {"<tuple>": "<Opaque>"},
         "<builtin_function_or_method>",
     ]
 

@@ -24,11 +24,17 @@ MODULES = [stepwell, stepwell.testing]
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_all_is_exactly_what_is_importable(module: ModuleType) -> None:
     submodules = {path.stem for path in Path(str(module.__file__)).parent.iterdir()}
-    public = {name for name in vars(module) if not name.startswith("_")}
+    public = {name for name in dir(module) if name.isidentifier() and not name.startswith("_")}
 
     assert list(module.__all__) == sorted(set(module.__all__))
     assert public - submodules <= set(module.__all__)
     assert all(hasattr(module, name) for name in module.__all__)
+
+
+@pytest.mark.parametrize("name", ["Workflows", "charge"])
+def test_a_name_that_is_not_there_is_an_attribute_error(name: str) -> None:
+    with pytest.raises(AttributeError, match=f"has no attribute '{name}'"):
+        getattr(stepwell, name)
 
 
 def test_every_error_of_the_design_is_exported() -> None:

@@ -91,7 +91,7 @@ class BodyWork(Struct, gc=False):
                     call.settle_later(outcome)
                     raise
                 if verdict is None and runner.stop is None:
-                    call.kept = (attempt.value,)
+                    call.kept = attempt.value
                     self.args = ()
                     return outcome
                 error = await self._refused(call, verdict)
@@ -105,9 +105,8 @@ class BodyWork(Struct, gc=False):
     async def _attempt(self, call: Call) -> Attempt:
         runner = call.runner
         bodies = runner.host.bodies
-        task = cast("asyncio.Task[object]", asyncio.current_task())
+        task = cast("asyncio.Task[object]", call.task)
         cancels = task.cancelling()
-        call.task = task
         call.closed = call.timed_out = False
         call.triggers = 0
         call.started_at = bodies[call] = runner.clock.now()
@@ -149,7 +148,7 @@ class BodyWork(Struct, gc=False):
             await _cancel_children(call)
             raise error
         if error is None:
-            if call.has_children:
+            if call.calls is not None:
                 await _wait_for_children(call)
             try:
                 text, value = self.codec.snapshot(value)

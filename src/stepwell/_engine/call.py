@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from msgspec import Struct
 
 from stepwell._engine.outcome import Outcome
 from stepwell.errors import NoStepContextError, WorkflowCodeError
@@ -35,78 +37,58 @@ class Work(Protocol):
         ...
 
 
-class Call:
-    """One step call of this incarnation. It is also the scope of the calls inside its body; the root is the workflow."""
+class _Nothing:
+    """The type of `NOTHING`, where None is a value."""
 
-    __slots__ = (
-        "_children",
-        "announced",
-        "attempt",
-        "callers",
-        "closed",
-        "cut",
-        "flagged",
-        "index",
-        "input",
-        "kept",
-        "name",
-        "open_strands",
-        "outcome",
-        "parent",
-        "path",
-        "raised",
-        "resting",
-        "runner",
-        "seq",
-        "started_at",
-        "task",
-        "tasks",
-        "timed_out",
-        "triggers",
-        "waiters",
-        "work",
-        "worker",
-    )
 
-    def __init__(self, runner: Runner, parent: Call | None, name: str, path: str, seq: int, work: Work | None) -> None:
-        self.runner = runner
-        self.parent = parent
-        self.name = name
-        self.path = path
-        self.seq = seq
-        self.work = work
-        self.outcome: Outcome | None = None
-        self.kept: tuple[object] | None = None
-        self.input: str | None = None
-        self.attempt = 1
-        self.started_at = 0
-        self.task: asyncio.Task[object] | None = None
-        self.worker: asyncio.Task[None] | None = None
-        self.waiters: list[asyncio.Future[None]] | None = None
-        self._children: dict[str, Call] | None = None
-        self.raised: list[BaseException] | None = None
-        self.callers = 0
-        self.open_strands = 0
-        self.tasks = 0
-        self.resting = False
-        self.triggers = 0
-        self.index: int | None = None
-        self.announced = False
-        self.closed = False
-        self.cut = False
-        self.timed_out = False
-        self.flagged = False
+NOTHING: Final = _Nothing()
+
+
+class Call(Struct, gc=False, eq=False):
+    """One step call of this incarnation. It is also the scope of the calls inside its body; the root is the workflow.
+
+    There is one for each step in memory, so the garbage collector does not follow it: whoever drops an execution lets go of
+    its calls with `forget_children`.
+    """
+
+    runner: Runner
+    parent: Call | None
+    name: str
+    path: str
+    seq: int
+    work: Work | None
+    outcome: Outcome | None = None
+    kept: object = NOTHING
+    """The live value, until it is handed out."""
+    input: str | None = None
+    attempt: int = 1
+    started_at: int = 0
+    task: asyncio.Task[Any] | None = None
+    """The task that runs in this scope from its beginning."""
+    worker: asyncio.Task[None] | None = None
+    """The engine's task that does the work apart from the callers."""
+    waiters: list[asyncio.Future[None]] | None = None
+    calls: dict[str, Call] | None = None
+    raised: list[BaseException] | None = None
+    """Failures of steps inside, as they were raised into the body."""
+    callers: int = 0
+    open_strands: int = 0
+    tasks: int = 0
+    triggers: int = 0
+    index: int | None = None
+    resting: bool = False
+    announced: bool = False
+    closed: bool = False
+    cut: bool = False
+    timed_out: bool = False
+    flagged: bool = False
 
     @property
     def children(self) -> dict[str, Call]:
         """The calls made in this scope, by name."""
-        if self._children is None:
-            self._children = {}
-        return self._children
-
-    @property
-    def has_children(self) -> bool:
-        return self._children is not None
+        if self.calls is None:
+            self.calls = {}
+        return self.calls
 
     @property
     def is_body(self) -> bool:
@@ -123,7 +105,7 @@ class Call:
 
     def open_children(self) -> list[Call]:
         """Calls in this scope that have no outcome yet."""
-        return [] if self._children is None else [call for call in self._children.values() if call.outcome is None]
+        return [] if self.calls is None else [call for call in self.calls.values() if call.outcome is None]
 
     def outcome_to_come(self) -> asyncio.Future[None]:
         """A future that is done when the call has its outcome."""
@@ -135,7 +117,7 @@ class Call:
 
     def forget_cancelled(self) -> None:
         """An attempt has failed: what was cancelled with it runs again in the next one."""
-        children = self._children or {}
+        children = self.calls or {}
         for key, child in list(children.items()):
             if child.outcome is not None and child.outcome.status == "cancelled":
                 del children[key]
@@ -146,7 +128,7 @@ class Call:
 
     def forget_children(self) -> None:
         """Let go of all calls of this scope."""
-        self._children = None
+        self.calls = None
 
     def settle_later(self, outcome: Outcome) -> None:
         """The outcome stands, its writing is under way, but whoever did the work is gone."""

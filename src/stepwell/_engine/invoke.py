@@ -12,7 +12,7 @@ import contextvars
 import logging
 from typing import Any, Final
 
-from stepwell._engine.call import Call, Work, current
+from stepwell._engine.call import NOTHING, Call, Work, current
 from stepwell._engine.outcome import Outcome, Unwound
 from stepwell.errors import WorkflowCodeError
 from stepwell.ids import quote_step_name
@@ -47,7 +47,9 @@ async def invoke(scope: Call, name: str, work: Work, *, place: str | None = None
     try:
         if scope.is_body and not scope.announced:
             runner.announce(scope)
-        if inline or asyncio.current_task() is scope.task:
+        task = asyncio.current_task(runner.loop)
+        if inline or task is scope.task:
+            call.task = task
             try:
                 call.settle(await work.perform(call, record))
             except BaseException as error:
@@ -133,9 +135,9 @@ async def result_of(call: Call, work: Work) -> Any:
     outcome = call.outcome
     assert outcome is not None  # noqa: S101 - set by whoever woke us
     if outcome.status == "completed":
-        if call.kept is not None:
-            value = call.kept[0]
-            call.kept = None
+        value = call.kept
+        if value is not NOTHING:
+            call.kept = NOTHING
             return value
         return work.value_of(call, outcome.text or "null")
     if outcome.status == "failed":
@@ -151,6 +153,7 @@ async def result_of(call: Call, work: Work) -> Any:
 async def _perform_apart(call: Call, work: Work, record: HistoryRow | None) -> None:
     """Do the work in a task of the engine; what it raises reaches the callers, not the event loop."""
     current.set(call.parent or call.runner.root)
+    call.task = asyncio.current_task()
     try:
         call.settle(await work.perform(call, record))
     except BaseException as error:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol, TypeAlias, cast
+from typing import Final, Protocol, cast
+
+from msgspec import Struct
 
 from stepwell._engine.background import start
 from stepwell.errors import StepwellError
@@ -31,7 +33,14 @@ class Sender(Protocol):
 
 
 _CLIENT: Final = (Triggered, TriggeredMany)
-_Entry: TypeAlias = "tuple[Transition, asyncio.Future[Verdict] | None, Sender | None]"
+
+
+class _Entry(Struct, gc=False):
+    """A transition on its way; the garbage collector need not look at it."""
+
+    transition: Transition
+    future: asyncio.Future[Verdict] | None
+    sender: Sender | None
 
 
 class Journal:
@@ -53,7 +62,7 @@ class Journal:
     def append(self, transition: Transition, sender: Sender | None = None) -> asyncio.Future[Verdict]:
         """Queue a transition; the future gives its verdict. Cancelling the future does not withdraw the transition."""
         future: asyncio.Future[Verdict] = self._loop.create_future()
-        self._waiting.append((transition, future, sender))
+        self._waiting.append(_Entry(transition, future, sender))
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._send)
@@ -61,7 +70,7 @@ class Journal:
 
     def note(self, transition: Transition, sender: Sender | None = None) -> None:
         """Queue a transition whose verdict nobody awaits; it stands before whatever is appended later."""
-        self._waiting.append((transition, None, sender))
+        self._waiting.append(_Entry(transition, None, sender))
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._send)
@@ -79,10 +88,10 @@ class Journal:
         """The worker is no more: what its executions wanted to write must never be written under another's name."""
         self.worker_id = None
         self.fence = 0
-        lost = [entry for entry in self._waiting if not isinstance(entry[0], _CLIENT)]
-        self._waiting = [entry for entry in self._waiting if isinstance(entry[0], _CLIENT)]
+        lost = [entry for entry in self._waiting if not isinstance(entry.transition, _CLIENT)]
+        self._waiting = [entry for entry in self._waiting if isinstance(entry.transition, _CLIENT)]
         for entry in lost:
-            transition = cast("OwnerTransition", entry[0])
+            transition = cast("OwnerTransition", entry.transition)
             self._answer([entry], [Refused(transition.execution_id)])
 
     async def flush(self) -> None:
@@ -108,8 +117,8 @@ class Journal:
 
     async def _write_batch(self, entries: list[_Entry]) -> None:
         try:
-            applied = await self._store.apply([entry[0] for entry in entries], self.worker_id, self.fence)
-        except StepwellError as error:
+            applied = await self._store.apply([entry.transition for entry in entries], self.worker_id, self.fence)
+        except Exception as error:
             await self._not_written(entries, error)
             return
         self._pause = 0.0
@@ -119,22 +128,30 @@ class Journal:
         if self.on_written is not None:
             self.on_written()
 
-    async def _not_written(self, entries: list[_Entry], error: StepwellError) -> None:
+    async def _not_written(self, entries: list[_Entry], error: Exception) -> None:
         """The database is full or away: callers are told, while what executions have done waits for its return."""
-        clients = [entry for entry in entries if isinstance(entry[0], _CLIENT)]
-        owners = [entry for entry in entries if not isinstance(entry[0], _CLIENT)]
+        clients = [entry for entry in entries if isinstance(entry.transition, _CLIENT)]
+        owners = [entry for entry in entries if not isinstance(entry.transition, _CLIENT)]
         self._answer(clients, [error] * len(clients))
         if self._closed:
             self._answer(owners, [error] * len(owners))
             return
         self._waiting[:0] = owners
         self._pause = min(self._pause * 2 or 0.1, LONGEST_PAUSE_SECONDS)
-        log.error("%d transitions wait to be written; next try in %.1f s: %s", len(owners), self._pause, error)
+        unexpected = not isinstance(error, StepwellError)
+        log.error(
+            "%d transitions wait to be written; next try in %.1f s: %s",
+            len(owners),
+            self._pause,
+            error,
+            exc_info=error if unexpected else None,
+        )
         await asyncio.sleep(self._pause)
 
     def _answer(self, entries: list[_Entry], verdicts: Sequence[Verdict]) -> None:
-        for (transition, future, sender), verdict in zip(entries, verdicts, strict=True):
-            if sender is not None:
-                sender.settled(transition, verdict)
+        for entry, verdict in zip(entries, verdicts, strict=True):
+            if entry.sender is not None:
+                entry.sender.settled(entry.transition, verdict)
+            future = entry.future
             if future is not None and not future.done():
                 future.set_result(verdict)

@@ -470,7 +470,9 @@ class Runner:
 
     def send(self, transition: OwnerTransition) -> asyncio.Future[Verdict]:
         """Write a transition of an execution that is not leaving; the future gives the verdict."""
-        self._count(transition)
+        if self._crashed:
+            self._note_progress(transition)
+        self.writes += 1
         return self.host.journal.append(transition, self)
 
     def note(self, transition: OwnerTransition) -> None:
@@ -480,12 +482,14 @@ class Runner:
         """
         if self.stop is not None and not self._closing:
             return
-        self._count(transition)
+        if self._crashed:
+            self._note_progress(transition)
+        self.writes += 1
         self.host.journal.note(transition, self)
 
-    def _count(self, transition: OwnerTransition) -> None:
-        self.writes += 1
-        if self._crashed and isinstance(transition, _PROGRESS):
+    def _note_progress(self, transition: OwnerTransition) -> None:
+        """After a crash, the first thing that is recorded sets the count of crashes to zero."""
+        if isinstance(transition, _PROGRESS):
             self._crashed = False
             self.note(Progressed(self.id, self.epoch))
             self.host.look()
