@@ -110,16 +110,18 @@ _MODULES: Final = {
 _HOMES: Final = {name: module for module, names in _MODULES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for: the command line starts without loading the engine."""
-    if name == "errors":
-        return import_module("stepwell.errors")
-    if name not in __all__:
-        raise AttributeError(f"module 'stepwell' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES.get(name, "stepwell.errors")), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker would take any name for existing
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name when it is first asked for: the command line starts without loading the engine."""
+        if name == "errors":
+            return import_module("stepwell.errors")
+        if name not in __all__:
+            raise AttributeError(f"module 'stepwell' has no attribute {name!r}")
+        value = getattr(import_module(_HOMES.get(name, "stepwell.errors")), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -22,6 +22,7 @@ class Portal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         self._stop: Callable[[], object] | None = None
+        self._ended = threading.Event()
 
     def entered(self, loop: asyncio.AbstractEventLoop) -> None:
         """The app is open in this loop."""
@@ -30,6 +31,15 @@ class Portal:
     def left(self) -> None:
         """The app is closed."""
         self._loop = None
+
+    async def end(self) -> bool:
+        """Close the app that a `*_sync` call has opened in the background; False if it was opened otherwise."""
+        stop, self._stop = self._stop, None
+        if stop is None:
+            return False
+        stop()
+        await asyncio.to_thread(self._ended.wait)
+        return True
 
     def call(self, what: str, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Run a coroutine and wait for it; connects in a background thread at first use if need be."""
@@ -48,7 +58,7 @@ class Portal:
 
     def _start(self) -> None:
         ready: Future[None] = Future()
-        stopping = threading.Event()
+        stopping = self._ended = threading.Event()
 
         async def serve() -> None:
             loop = asyncio.get_running_loop()

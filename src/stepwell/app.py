@@ -218,7 +218,9 @@ class App:
         )
 
         def define(function: Callable[..., Any]) -> Workflow[Any, Any]:
-            return self._define(name or getattr(function, "__name__", ""), function, options)
+            if not callable(function):
+                raise InvalidInputError(f"@app.workflow decorates a function, got {function!r}.")
+            return self._define(getattr(function, "__name__", "") if name is None else name, function, options)
 
         return define if fn is None else define(fn)
 
@@ -241,6 +243,10 @@ class App:
             raise InvalidInputError(f"A resource must be a named function, got {factory!r}.")
         if name in self._resources:
             raise InvalidInputError(f"Resource {name!r} is defined already.")
+        if inspect.isgeneratorfunction(factory):
+            raise InvalidInputError(
+                f"Resource {name!r} must be an async context manager: write `async def {name}()` with one `yield`."
+            )
         opener: Any = asynccontextmanager(factory) if inspect.isasyncgenfunction(factory) else factory
         self._resources[name] = opener
         return factory
@@ -343,7 +349,7 @@ class App:
 
     @asynccontextmanager
     async def _open(self) -> AsyncGenerator[_Session]:
-        if self._client is not None:
+        if self._client is not None and not await self.portal.end():
             raise ConfigError(f"App {self.name!r} is open already. Open it once, and use it everywhere.")
         url = self.database
         log.info("Database: %s", url)

@@ -27,8 +27,8 @@ from stepwell.execution import Execution, ExecutionList, info_of
 from stepwell.ids import Ids, digest
 from stepwell.store.protocol import Store, StoreReader
 from stepwell.store.records import ExecutionFilter, ExecutionRow
-from stepwell.store.transitions import Exists, NewExecution, Triggered, TriggeredMany
-from stepwell.types import TERMINAL
+from stepwell.store.transitions import Exists, NewExecution, Transition, Triggered, TriggeredMany, Verdict
+from stepwell.types import STATUSES, TERMINAL
 
 T = TypeVar("T")
 
@@ -149,7 +149,10 @@ class Client:
             if input is not None:
                 raise InvalidInputError(f"Workflow {definition.name!r} takes no input, got {input!r}.")
             return NO_INPUT
-        text = definition.input_codec.validate(input)
+        try:
+            text = definition.input_codec.validate(input)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"Workflow {definition.name!r}: {error}") from error
         if len(text) > self._payload_limit // 4 and len(text.encode()) > self._payload_limit:
             raise InvalidInputError(
                 f"The input of workflow {definition.name!r} takes {len(text.encode()):,} bytes as JSON; at most {self._payload_limit:,} are allowed. Store large data elsewhere and pass a reference, or raise App(payload_limit=…)."
@@ -162,7 +165,7 @@ class Client:
         Not so from a step body: a body that runs again meets the execution that it made before, and must not start it.
         """
         _check_if_exists(if_exists)
-        sender = None
+        sender: Sender | None = None if self.worker is None else _LookAfterwards(self.worker)
         direct = new.wake_at == new.created_at and current.get(None) is None
         if direct and self.worker is not None and self.worker.admit(definition):
             deadline = None if new.timeout is None else new.created_at + new.timeout
@@ -176,21 +179,18 @@ class Client:
                 raise ExecutionExistsError(new.id, "exists with another workflow or input")
         elif isinstance(verdict, Exception):
             raise verdict
-        if sender is None and self.worker is not None:
-            self.worker.look()
         return new.id
 
     async def trigger_many(self, news: Sequence[NewExecution]) -> None:
         """Write all of them or none."""
         if not news:
             return
-        verdict = await self._journal.append(TriggeredMany(tuple(news)))
+        sender = None if self.worker is None else _LookAfterwards(self.worker)
+        verdict = await self._journal.append(TriggeredMany(tuple(news)), sender)
         if isinstance(verdict, Exists):
             raise ExecutionExistsError(verdict.execution_id)
         if isinstance(verdict, Exception):
             raise verdict
-        if self.worker is not None:
-            self.worker.look()
 
     # ---------------------------------------------------------------------------------------------- looking
 
@@ -210,10 +210,16 @@ class Client:
         """The execution that `latest`, `latest:<status>`, an id or a unique prefix of one means."""
         name, _, status = text.partition(":")
         if name == "latest":
+            if status and status not in STATUSES:
+                raise InvalidInputError(f"latest: takes one of {', '.join(STATUSES)}, got {status!r}.")
             page = await self.reader.executions(ExecutionFilter(statuses=(status,) if status else (), limit=1))
             if not page.rows:
                 raise ExecutionNotFoundError(text)
             return Execution(self, page.rows[0].id)
+        if not text:
+            raise InvalidInputError(
+                "An execution is found by its id, a beginning of it, 'latest' or 'latest:<status>'."
+            )
         if await self.reader.execution(text) is not None:
             return Execution(self, text)
         page = await self.reader.executions(ExecutionFilter(id_prefix=text, limit=5))
@@ -307,6 +313,19 @@ class Client:
     def _on_change(self) -> None:
         self._endings.look()
         self.changed()
+
+
+class _LookAfterwards:
+    """Has the worker look at the queue once something stands in it, whether or not the caller still waits."""
+
+    __slots__ = ("_worker",)
+
+    def __init__(self, worker: LocalWorker) -> None:
+        self._worker = worker
+
+    def settled(self, transition: Transition, verdict: Verdict) -> None:
+        if verdict is None:
+            self._worker.look()
 
 
 class Ending(NamedTuple):
@@ -415,7 +434,7 @@ def _check_if_exists(value: str) -> None:
 
 def checked_tags(tags: Sequence[str]) -> Sequence[str]:
     """The tags, or an error that names the first one that cannot be."""
-    if isinstance(tags, str):
+    if isinstance(tags, str) or not isinstance(tags, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidInputError(f"tags must be a list of texts, got {tags!r}.")
     for tag in tags:
         if not isinstance(tag, str) or not 0 < len(tag) <= 128 or not tag.isprintable():  # pyright: ignore[reportUnnecessaryIsInstance]

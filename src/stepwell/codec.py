@@ -307,18 +307,21 @@ def codec_of_function(fn: Callable[..., Any], returns: object = NO_ANNOTATION) -
     if returns is not NO_ANNOTATION:
         return codec_for(returns)
     try:
+        if hasattr(fn, "__wrapped__"):
+            # The code of a decorator's wrapper belongs to many functions.
+            fn = inspect.unwrap(fn)
         code = fn.__code__
         annotation = fn.__annotations__.get("return", NO_ANNOTATION)
     except Exception:  # no plain function, or annotations that cannot be evaluated
         return codec_for(return_annotation(fn))
     if annotation is NO_ANNOTATION:
         return UNTYPED
-    if isinstance(annotation, str) and (fn.__closure__ is not None or hasattr(fn, "__wrapped__")):
-        # The text may mean something else in another closure, and a wrapper's code belongs to many functions.
-        return codec_for(return_annotation(fn))
     entry = _codecs_by_code.get(id(code))
     if entry is not None and entry[1] is annotation:
         return entry[2]
+    if isinstance(annotation, str) and any(name in annotation for name in code.co_freevars):
+        # The text may mean something else in the next closure.
+        return codec_for(return_annotation(fn))
     if len(_codecs_by_code) >= _KEPT:
         _codecs_by_code.clear()
     codec = codec_for(return_annotation(fn))

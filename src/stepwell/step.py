@@ -23,7 +23,7 @@ from stepwell.clock import from_us, to_us
 from stepwell.codec import NO_ANNOTATION, codec_for, codec_of_function, preview
 from stepwell.duration import Duration
 from stepwell.duration import to_us as duration_us
-from stepwell.errors import InvalidInputError, WorkflowCodeError
+from stepwell.errors import InvalidInputError, SerializationError, WorkflowCodeError
 from stepwell.ids import derived_random, derived_uuid, digest, quote_step_name
 from stepwell.retry import Backoff, RetryPolicy, resolve
 
@@ -192,14 +192,17 @@ class _Facts:
             codec,
             policy,
             None if timeout is None else duration_us(timeout, what="timeout", minimum=1),
-            self._input(args, input),
+            self._input(what, name, args, input),
             pool,
             mailbox,
         )
 
-    def _input(self, args: tuple[object, ...], input: object) -> str | None:
+    def _input(self, what: str, name: str, args: tuple[object, ...], input: object) -> str | None:
         if input is not UNSET:
-            return codec_for(NO_ANNOTATION).encode(input)
+            try:
+                return codec_for(type(input)).encode(input)
+            except SerializationError as error:
+                raise SerializationError(f"The input= of {what}({name!r}) cannot be recorded: {error}") from error
         return preview(args) if self._runner.host.record_arguments else None
 
 

@@ -145,7 +145,7 @@ class Workflow(Generic[In, Out]):
             input,
             id=None if id is None else check_id(id),
             delay=delay,
-            at=None if at is None else _aware(at),
+            at=None if at is None else _aware("at", at),
             priority=priority,
             tags=tags,
             timeout=timeout,
@@ -182,7 +182,7 @@ class Workflow(Generic[In, Out]):
                 f"trigger_many needs one id of its own for each input, got {len(set(ids))} different ids for {len(inputs)} inputs."
             )
         client = self._app.client
-        moment = None if at is None else _aware(at)
+        moment = None if at is None else _aware("at", at)
 
         def new(number: int, item: In) -> NewExecution:
             try:
@@ -279,7 +279,7 @@ def execution_filter(
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 1000:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidInputError(f"limit must be 1 to 1000, got {limit!r}.")
     if isinstance(since, datetime):
-        earliest = _aware(since)
+        earliest = _aware("since", since)
     elif since is None:
         earliest = None
     else:
@@ -295,9 +295,9 @@ def execution_filter(
     )
 
 
-def _aware(moment: datetime) -> int:
+def _aware(what: str, moment: datetime) -> int:
     if not isinstance(moment, datetime):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
-        raise InvalidInputError(f"A time must be an aware datetime, got {moment!r}.")
+        raise InvalidInputError(f"{what} must be an aware datetime, got {moment!r}.")
     if moment.tzinfo is None or moment.utcoffset() is None:
-        raise InvalidInputError(f"A time must be an aware datetime, got {moment!r} without a time zone.")
+        raise InvalidInputError(f"{what} must be an aware datetime, got {moment!r} without a time zone.")
     return to_us(moment)

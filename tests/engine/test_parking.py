@@ -721,6 +721,7 @@ async def test_task_goes_on_while_the_function_sleeps_for_long(ledger: Ledger) -
         assert ledger == ["0", "1", "2"]
 
 
+@pytest.mark.usefixtures("short_grace")
 async def test_body_that_runs_keeps_the_execution_in_memory() -> None:
     app, may_end = App(), asyncio.Event()
 

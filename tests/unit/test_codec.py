@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, Self, TypedDict, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, Self, TypedDict, TypeVar, cast
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -187,17 +187,18 @@ def brief(value: Any) -> str:
 
 def kinds(value: Any) -> Any:
     """The value with the types of all its parts, so that `==` tells 1, 1.0 and True apart."""
-    if isinstance(value, dict):
-        return type(value), [(kinds(key), kinds(item)) for key, item in value.items()]  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(value, (set, frozenset)):
-        return type(value), sorted((kinds(item) for item in value), key=repr)  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(value, (list, tuple)):
-        return type(value), [kinds(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+    cls: Any = value.__class__
+    if issubclass(cls, dict):
+        return cls, [(kinds(key), kinds(item)) for key, item in value.items()]
+    if issubclass(cls, (set, frozenset)):
+        return cls, sorted((kinds(item) for item in value), key=repr)
+    if issubclass(cls, (list, tuple)):
+        return cls, [kinds(item) for item in value]
     if dataclasses.is_dataclass(value):
-        return type(value), [kinds(getattr(value, f.name)) for f in dataclasses.fields(value)]
-    if isinstance(value, pydantic.BaseModel):
-        return type(value), kinds(value.__dict__), kinds(value.__pydantic_extra__), kinds(value.__pydantic_private__)
-    return type(value), repr(value)
+        return cls, [kinds(getattr(value, f.name)) for f in dataclasses.fields(value)]
+    if issubclass(cls, pydantic.BaseModel):
+        return cls, kinds(value.__dict__), kinds(value.__pydantic_extra__), kinds(value.__pydantic_private__)
+    return cls, repr(value)
 
 
 def assert_comes_back(codec: Codec, value: object) -> str:
@@ -275,11 +276,13 @@ VALUES = st.recursive(
 
 
 def is_storable(value: Any) -> bool:
+    """Whether there is no NUL and no surrogate in it; nothing else may be refused."""
     try:
         UNTYPED.encode(value)
     except SerializationError as error:
-        assert "u0000" in str(error) or "surrogate" in str(error)
-        return False
+        if "u0000" in str(error) or "surrogate" in str(error):
+            return False
+        raise
     return True
 
 
@@ -316,10 +319,18 @@ def test_hostile_tags_give_a_value_or_a_serialization_error(value: Any) -> None:
 
 
 def test_sets_are_encoded_alike_in_every_process() -> None:
-    program = "from stepwell.codec import *; import dataclasses as d\n@d.dataclass\nclass Tags: tags: set[str]\n" + (
-        "v = {str(i) for i in range(50)}\n"
-        "print([codec_for(t).encode(x) for t, x in [(NO_ANNOTATION, v), (set[str], v), (Tags, Tags(v)), (dict[str, set[str]], {'b': v, 'a': v})]])"
-    )
+    program = """
+import dataclasses
+from stepwell.codec import *
+
+@dataclasses.dataclass
+class Tags:
+    tags: set[str]
+
+v = {str(i) for i in range(50)}
+cases = [(NO_ANNOTATION, v), (set[str], v), (Tags, Tags(v)), (dict[str, set[str]], {'b': v, 'a': v})]
+print([codec_for(annotation).encode(value) for annotation, value in cases])
+"""
     outputs = {
         subprocess.run([sys.executable, "-c", program], env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)}, capture_output=True, check=True).stdout
         for seed in ("1", "2", "3")
@@ -349,7 +360,7 @@ TYPED: list[tuple[Any, Any]] = [
     (Movie, {"title": "t", "released": date(2031, 1, 1)}), (Movie, {}),
     (Address, Address(street="s", since=date(2031, 1, 1), balance=Decimal("9.99"))), (list[Address], [Address(street="s")]),
     (dict[str, Address | None], {"a": Address(street="s"), "b": None}), (House, House(Address(street="s"))),
-    (Address | Item, ITEM), (Aliased, Aliased(NAME="n")), (Aliased, Aliased(NAME="n", more=1)), (Aliased, Aliased(NAME="n", extra_field=MOMENT)),
+    (Address | Item, ITEM), (Aliased, Aliased(NAME="n")), (Aliased, Aliased.model_validate({"NAME": "n", "more": 1})), (Aliased, Aliased(NAME="n", extra_field=MOMENT)),
 ]  # fmt: skip
 
 
@@ -768,17 +779,16 @@ def wrapped(fn: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-@pytest.mark.parametrize(
-    ("fn", "annotation"),
-    [
-        (returns_order, Order), (returns_awaitable, Order), (returns_coroutine, list[Order]), (returns_nothing, None), (returns_unknown, Any),
-        (unannotated, Any), (partly_unknown, Item), (lambda: 1, Any), (len, Any), (Service().load, Item), (Service.load, Item), (Service.make, Item), (Service().me, Any),
-        (Service(), Order), (functools.partial(Service().load, "k"), Item), (functools.partial(functools.partial(returns_order)), Order),
-        (functools.lru_cache(Service.load), Item), (wrapped(returns_order), Order), (wrapped(partly_unknown), Item), (Item, Item), (Address, Address),
-        (dict, dict), (asyncio.sleep, Any), (collections.namedtuple, Any), (uuid.UUID, uuid.UUID),
-    ],
-    ids=repr,
-)  # fmt: skip
+FUNCTIONS: list[tuple[Any, Any]] = [
+    (returns_order, Order), (returns_awaitable, Order), (returns_coroutine, list[Order]), (returns_nothing, None), (returns_unknown, Any),
+    (unannotated, Any), (partly_unknown, Item), (lambda: 1, Any), (len, Any), (Service().load, Item), (Service.load, Item), (Service.make, Item), (Service().me, Any),
+    (Service(), Order), (functools.partial(Service().load, "k"), Item), (functools.partial(functools.partial(returns_order)), Order),
+    (functools.lru_cache(Service.load), Item), (wrapped(returns_order), Order), (wrapped(cast("Any", partly_unknown)), Item), (Item, Item), (Address, Address),
+    (dict, dict), (asyncio.sleep, Any), (collections.namedtuple, Any), (uuid.UUID, uuid.UUID),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fn", "annotation"), FUNCTIONS, ids=repr)
 def test_the_codec_of_a_function_is_that_of_its_return_annotation(fn: Any, annotation: Any) -> None:
     for _ in range(2):
         assert codec_of_function(fn) is codec_for(annotation)
@@ -795,15 +805,23 @@ def test_a_class_of_an_enclosing_function_is_found_and_not_mistaken_for_another(
         local = dataclasses.make_dataclass("Local", [("a", int), (extra, int)])
         Local: Any = local  # noqa: N806
 
-        def body() -> Local:
+        def body() -> Local:  # pyright: ignore[reportInvalidTypeForm, reportUnknownParameterType]
             return Local(1, 2)
 
-        return body, local
+        return cast("Any", body), local
 
     for extra in ("b", "c"):
         body, local = program(extra)
         assert codec_of_function(body) is codec_for(local)
         assert codec_of_function(body).snapshot(body())[1] == local(1, 2)
+
+
+def test_wrappers_of_one_decorator_are_told_apart() -> None:
+    namespace: dict[str, Any] = {"Order": Item}
+    exec("from __future__ import annotations\ndef load() -> Order: ...", namespace)  # noqa: S102
+
+    assert codec_of_function(wrapped(returns_order)) is codec_for(Order)
+    assert codec_of_function(wrapped(namespace["load"])) is codec_for(Item)
 
 
 def test_a_local_class_that_text_cannot_reach_counts_as_no_annotation() -> None:

@@ -46,26 +46,13 @@ def test_a_duration_is_given_in_microseconds(value: Any, us: int) -> None:
     assert to_us(value) == us
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "",
-        " ",
-        "5",
-        "min",
-        "5 lightyears",
-        "5 min and more",
-        "1h1h",
-        "-5 s",
-        "+5 s",
-        "1e3 s",
-        "٣ s",
-        "5 us",
-        "1..5 s",
-        "s" * 200,
-    ]
-    + [True, False, None, float("nan"), float("inf"), -float("inf"), b"5 s", [5], 5j],
-)
+WRONG: list[Any] = [
+    "", " ", "5", "min", "5 lightyears", "5 min and more", "1h1h", "-5 s", "+5 s", "1e3 s", "٣ s", "5 us", "1..5 s", "s" * 200,
+    True, False, None, float("nan"), float("inf"), -float("inf"), b"5 s", [5], 5j,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", WRONG)
 def test_anything_else_is_refused_with_the_accepted_forms(value: Any) -> None:
     with pytest.raises(InvalidInputError, match=r"^pause must be a timedelta, .*'1h30m', got ") as caught:
         to_us(value, what="pause")
@@ -127,6 +114,7 @@ def test_text_adds_up(hours: int, minutes: int, seconds: int, ms: int) -> None:
 @given(st.text(max_size=20))
 def test_any_text_gives_a_number_or_an_invalid_input_error(text: str) -> None:
     try:
-        assert to_us(text) >= 0
-    except InvalidInputError as error:
-        assert repr(text) in str(error)
+        us = to_us(text)
+    except InvalidInputError:
+        return
+    assert us >= 0

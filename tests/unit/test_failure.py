@@ -335,7 +335,7 @@ def test_a_record_that_cannot_be_read_is_still_an_error(text: str) -> None:
 
 def test_a_forged_record_imports_and_calls_nothing(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "trap_module.py").write_text("raise SystemExit('imported')")
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     registry = ErrorRegistry()
 
     for name in ["trap_module.Error", "os.system", "builtins.eval", "subprocess.Popen", "builtins.KeyboardInterrupt"]:

@@ -74,7 +74,10 @@ class BodyWork(Struct, gc=False):
         if record is not None:
             call.attempt = record.attempt
             if record.status == "retrying":
-                await runner.wait_until(record.wake_at or 0, call)
+                wake_at = record.wake_at or 0
+                if wake_at > runner.clock.now():
+                    runner.idle_again(wake_at, call.path)
+                await runner.wait_until(wake_at, call)
                 call.attempt += 1
         while True:
             if runner.draining and not (call.parent and call.parent.is_body):

@@ -69,6 +69,8 @@ PARK_GRACE_SECONDS = 1.0
 """How long open workflow code beside a long wait may take to reach its next step before the execution parks."""
 BODY_GRACES: Final = 10
 """How many times longer a body gets that seems to wait only for tasks of its own."""
+HURRY_SECONDS: Final = 0.5
+"""The same when the process is about to end and has waited for its bodies already."""
 UNWIND_SECONDS = 10.0
 """How long user code may take to end once its execution leaves memory; then its tasks are abandoned."""
 CRASH_LIMIT: Final = 5
@@ -153,6 +155,7 @@ class Runner:
         "epoch",
         "history",
         "host",
+        "hurry",
         "id",
         "loop",
         "open_bodies",
@@ -206,6 +209,7 @@ class Runner:
         self._grace: asyncio.TimerHandle | None = None
         self._deadline = None
         self.draining = False
+        self.hurry = False
 
     # ---------------------------------------------------------------------------------------------- start and end
 
@@ -389,7 +393,7 @@ class Runner:
     async def _unwind(self) -> None:
         for task in self._pending_tasks():
             task.cancel()
-        end = self.loop.time() + UNWIND_SECONDS
+        end = self.loop.time() + (HURRY_SECONDS if self.hurry else UNWIND_SECONDS)
         while True:
             for future in list(self.waits):
                 if not future.done():

@@ -147,9 +147,24 @@ class Worker:
         if not await self._emptied(grace):
             log.warning("%d executions are given back although their bodies still run", len(self.residents))
             for runner in list(self.residents.values()):
+                runner.hurry = True
                 runner.request_stop(Release(self.clock.now()))
             if not await self._emptied(15.0):
                 log.error("%d executions did not leave in time", len(self.residents))
+
+    @property
+    def id(self) -> str:
+        """The id of this worker; a new one for each start of the process, and after a lost lease."""
+        return self.worker_id
+
+    @property
+    def resident(self) -> int:
+        """How many executions are in memory."""
+        return len(self.residents)
+
+    def running_steps(self) -> list[str]:
+        """Where bodies run, as `execution id/path`."""
+        return [f"{call.runner.id}/{call.path}" for call in self.bodies]
 
     def is_settled(self) -> bool:
         """Whether nothing moves: every execution in memory waits for the clock, and everything is written."""

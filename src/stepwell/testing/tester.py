@@ -15,6 +15,8 @@ from stepwell.duration import Duration
 from stepwell.duration import to_us as duration_us
 
 _TURN_SECONDS: Final = 0.001
+BODY_SECONDS: Final = 1.0
+"""How long, in real time, bodies get to end before the clock moves on."""
 _UNSET: Final = object()
 
 
@@ -50,25 +52,45 @@ class Tester:
         self._stubs[step] = fn if fn is not None else _stub(returns, raises)
 
     async def advance(self, duration: Duration) -> None:
-        """Move the clock on, stopping at each moment at which something is due, until everything due has happened."""
+        """Move the clock on, stopping at each moment at which something is due, until everything due has happened.
+
+        Bodies get a second of real time to end before the clock moves; one that still runs then is taken for waiting,
+        for its timeout perhaps.
+        """
         await self.advance_to(from_us(self.clock.now() + duration_us(duration)))
 
     async def advance_to(self, when: datetime) -> None:
         """Move the clock on to a moment; see `advance`."""
         target = to_us(when)
-        await self.settle()
+        await self._settled(BODY_SECONDS)
         while (due := self.clock.next_at()) is not None and due <= target:
             self.clock.move_to(due)
-            await self.settle()
+            await self._settled(BODY_SECONDS)
         self.clock.move_to(target)
-        await self.settle()
+        await self._settled(BODY_SECONDS)
 
-    async def settle(self) -> None:
-        """Wait until nothing moves any more: bodies have ended, and executions have ended or wait for the clock."""
-        calm = 0
+    async def settle(self, timeout: Duration = 10) -> None:
+        """Wait until nothing moves any more: bodies have ended, and executions have ended or wait for the clock.
+
+        Args:
+            timeout: Real time after which it is an error that something still runs.
+
+        Raises:
+            TimeoutError: It names the bodies that still run.
+        """
+        if not await self._settled(duration_us(timeout) / 1_000_000):
+            running = ", ".join(self._worker.running_steps()) or "workflow code"
+            raise TimeoutError(f"Not everything has come to rest: {running} still runs.")
+
+    async def _settled(self, seconds: float) -> bool:
+        loop = asyncio.get_running_loop()
+        end, calm = loop.time() + seconds, 0
         while calm < 3:
             await asyncio.sleep(_TURN_SECONDS)
             calm = calm + 1 if self._worker.is_settled() else 0
+            if loop.time() >= end:
+                return False
+        return True
 
     async def crash(self) -> None:
         """Lose everything in memory, as if the process had died; a new worker continues from what was recorded."""
