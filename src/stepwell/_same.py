@@ -11,7 +11,7 @@ from types import NoneType
 from typing import Any, Final, cast
 from zoneinfo import ZoneInfo
 
-from stepwell._shape import Shape, shape_of
+from stepwell._shape import Shape, is_pydantic, shape_of
 
 MAX_DEPTH: Final = 64
 """Levels that a value may be nested."""
@@ -135,7 +135,9 @@ def _comparer(cls: type) -> Callable[[Any, Any, int], bool]:
         _comparers.clear()
         _comparers.update(_BUILT_IN)
     shape = shape_of(cls)
-    if shape is not None:
+    if is_pydantic(cls):
+        compare = _same_model
+    elif shape is not None:
         compare = _comparer_of_fields(shape)
     elif issubclass(cls, Enum):
         compare = _is_identical
@@ -159,6 +161,15 @@ def _comparer_of_fields(shape: Shape) -> Callable[[Any, Any, int], bool]:
         return _same_items(x, y, depth)
 
     return compare
+
+
+def _same_model(a: Any, b: Any, depth: int) -> bool:
+    if _same_dict(a.__dict__, b.__dict__, depth):
+        x, y = (a.__pydantic_extra__, a.__pydantic_private__), (b.__pydantic_extra__, b.__pydantic_private__)
+        return _same_items(x, y, depth)
+    # Beside its fields, `__dict__` has what `functools.cached_property` keeps.
+    shape = cast("Shape", shape_of(type(a)))
+    return _same_items(shape.read(a), shape.read(b), depth)
 
 
 def _is_identical(a: object, b: object, _depth: int) -> bool:

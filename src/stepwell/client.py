@@ -22,6 +22,7 @@ from stepwell.errors import (
     ExecutionNotFoundError,
     InvalidInputError,
     InvalidTransitionError,
+    SerializationError,
 )
 from stepwell.execution import Execution, ExecutionList, info_of
 from stepwell.ids import Ids, digest
@@ -211,7 +212,7 @@ class Client:
         name, _, status = text.partition(":")
         if name == "latest":
             if status and status not in STATUSES:
-                raise InvalidInputError(f"latest: takes one of {', '.join(STATUSES)}, got {status!r}.")
+                raise InvalidInputError(f"status must be one of {', '.join(STATUSES)}, got {status!r}.")
             page = await self.reader.executions(ExecutionFilter(statuses=(status,) if status else (), limit=1))
             if not page.rows:
                 raise ExecutionNotFoundError(text)
@@ -295,6 +296,8 @@ class Client:
 
     async def cancel(self, execution_id: str, reason: str | None) -> None:
         """See Execution.cancel."""
+        if reason is not None:
+            _check_reason(reason)
         taken = await self.store.cancel(execution_id, reason=reason, now=self._clock.now())
         if taken is None:
             raise ExecutionNotFoundError(execution_id)
@@ -430,6 +433,15 @@ def _owned(new: NewExecution, owner: str, deadline_at: int | None) -> NewExecuti
 def _check_if_exists(value: str) -> None:
     if value not in ("raise", "return"):
         raise InvalidInputError(f"if_exists must be 'raise' or 'return', got {value!r}.")
+
+
+def _check_reason(reason: object) -> None:
+    if not isinstance(reason, str) or len(reason) > 2_000:
+        raise InvalidInputError(f"reason must be text of at most 2,000 characters, got {ascii(reason)[:120]}.")
+    try:
+        codec_for(str).encode(reason)
+    except SerializationError as error:
+        raise InvalidInputError(f"reason cannot be stored: {error}") from error
 
 
 def checked_tags(tags: Sequence[str]) -> Sequence[str]:

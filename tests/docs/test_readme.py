@@ -88,15 +88,10 @@ def test_all_blocks_run_and_main_prints_the_parcel(ran: Shop) -> None:
 
 
 def test_looking_and_cancelling(shop: Any) -> None:
-    async def prepare() -> None:
-        async with shop.app.connected():
-            await shop.order_processing.trigger(shop.Order("A-1", 5), id="A-1", delay="1 day")
-
     async def status() -> str:
         async with shop.app.connected():
-            return await shop.order_processing.get_execution("A-1").status()
+            return await shop.order_processing.get_execution("A-2").status()
 
-    asyncio.run(prepare())
     asyncio.run(shop.look())
 
     assert asyncio.run(status()) == "cancelled"

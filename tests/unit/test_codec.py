@@ -250,6 +250,12 @@ def test_the_tagged_form_is_the_documented_one() -> None:
     assert UNTYPED.encode({"price": Decimal("1.50")}) == '{"price":{"$type":"decimal","value":"1.50"}}'
 
 
+def test_a_moment_stays_the_moment_when_the_rules_of_its_zone_change() -> None:
+    text = '{"$type":"datetime","zone":"Europe/Berlin","value":"2031-07-01T12:00:00+05:00"}'
+
+    assert UNTYPED.decode(text) == datetime(2031, 7, 1, 7, tzinfo=UTC)
+
+
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
     | st.binary() | st.decimals(allow_nan=False, allow_infinity=False) | st.dates() | st.times() | st.timedeltas() | st.uuids()
@@ -424,6 +430,23 @@ def test_a_cached_property_is_not_part_of_the_value() -> None:
     _, live = codec_for(Cached).snapshot(value)
 
     assert live == Cached(1)
+
+
+def test_a_cached_property_is_not_part_of_a_model_either() -> None:
+    class Model(pydantic.BaseModel):
+        a: int
+
+        @functools.cached_property
+        def handle(self) -> object:
+            return object()
+
+    value = Model(a=1)
+    assert value.handle
+
+    _, live = codec_for(Model).snapshot(value)
+
+    assert isinstance(live, Model)
+    assert live.__dict__ == {"a": 1}
 
 
 @pytest.mark.parametrize("annotation", ["Order", T, Self, 5, "no type at all", NO_ANNOTATION, Any, object], ids=repr)

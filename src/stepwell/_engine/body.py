@@ -81,8 +81,7 @@ class BodyWork(Struct, gc=False):
                 call.attempt += 1
         while True:
             if runner.draining and not (call.parent and call.parent.is_body):
-                runner.check_park()
-                await asyncio.get_running_loop().create_future()
+                await runner.hold(call)
             attempt = await self._attempt(call)
             error = attempt.error
             if error is None:
@@ -147,9 +146,11 @@ class BodyWork(Struct, gc=False):
             task.uncancel()
             if error is not None and task.cancelling() <= cancels:
                 error = StepTimeoutError(call.path, cast("int", self.timeout) / 1_000_000)
-        if isinstance(error, asyncio.CancelledError) and (call.cut or task.cancelling() > cancels):
+        cancelled = isinstance(error, asyncio.CancelledError) and task.cancelling() > cancels
+        if cancelled or call.cut:
+            # With `cut` all callers are gone, cancelled: the record must say so, whatever the body made of it.
             await _cancel_children(call)
-            raise error
+            raise error if isinstance(error, asyncio.CancelledError) else asyncio.CancelledError
         if error is None:
             if call.calls is not None:
                 await _wait_for_children(call)

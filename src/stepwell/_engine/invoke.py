@@ -107,6 +107,8 @@ async def _again(call: Call, work: Work) -> Any:
     if not first.same_as(work):
         _flag_repeat(call)
     if call.outcome is None:
+        # All its callers may just have been cancelled; this one has not.
+        call.cut = False
         scope = call.parent or call.runner.root
         call.runner.enter_call(scope, call)
         try:
@@ -176,7 +178,7 @@ def _interrupted(call: Call, work: Work, error: BaseException) -> None:
     elif call.outcome is not None:
         if waiters:
             runner.spawn(_settle_once_written(call, call.outcome), contextvars.copy_context())
-    elif waiters:
+    elif waiters and not call.cut:
         # Somebody else waits for it: the work goes on without the caller who was cancelled.
         call.worker = runner.spawn(
             _perform_apart(call, work, runner.history.get(call.path)), contextvars.copy_context()

@@ -564,6 +564,13 @@ class Runner:
             await self.unwound()
         self.resumed()
 
+    async def hold(self, call: Call) -> Never:
+        """Start nothing: the worker drains, and the execution leaves as soon as no body runs."""
+        self.rest(call)
+        self.check_park()
+        while True:
+            await self.loop.create_future()
+
     async def wait_for_first(self, call: Call, futures: Iterable[asyncio.Future[Any]]) -> None:
         """Let a call rest until one of these is done."""
         waiting = list(futures)

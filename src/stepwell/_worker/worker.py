@@ -166,6 +166,10 @@ class Worker:
         """Where bodies run, as `execution id/path`."""
         return [f"{call.runner.id}/{call.path}" for call in self.bodies]
 
+    def has_threads(self) -> bool:
+        """Whether workflow code runs in threads, which nobody sees between two step calls."""
+        return any(runner.threads for runner in self.residents.values())
+
     def is_settled(self) -> bool:
         """Whether nothing moves: every execution in memory waits for the clock, and everything is written."""
         return (
@@ -275,7 +279,8 @@ class Worker:
                 self._on_ended(runner.id, stop)
             case Release(wake_at, _):
                 self._look_at(wake_at)
-        if self._backlog and not self._draining:
+        if not self._draining and (self._backlog or runner.claimed.crashes):
+            # One that was a suspect made others wait, who stand in the queue unseen.
             self._claiming.wake()
         if not self.residents:
             self._empty.set()

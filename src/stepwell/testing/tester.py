@@ -15,6 +15,9 @@ from stepwell.duration import Duration
 from stepwell.duration import to_us as duration_us
 
 _TURN_SECONDS: Final = 0.001
+_CALM: Final = 3
+"""How many turns without a movement count as rest."""
+_THREAD_CALM: Final = 20
 BODY_SECONDS: Final = 1.0
 """How long, in real time, bodies get to end before the clock moves on."""
 _UNSET: Final = object()
@@ -85,7 +88,7 @@ class Tester:
     async def _settled(self, seconds: float) -> bool:
         loop = asyncio.get_running_loop()
         end, calm = loop.time() + seconds, 0
-        while calm < 3:
+        while calm < (_THREAD_CALM if self._worker.has_threads() else _CALM):
             await asyncio.sleep(_TURN_SECONDS)
             calm = calm + 1 if self._worker.is_settled() else 0
             if loop.time() >= end:

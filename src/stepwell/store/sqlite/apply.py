@@ -53,7 +53,7 @@ class _Application:
         self._writer = writer
         self._worker_id = worker_id
         self._known_fence = fence
-        self._fence: int | None = None
+        self._fence: int | None = fence
         self._check_rows = False
         self._refused: set[str] = set()
 
