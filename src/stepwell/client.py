@@ -166,12 +166,15 @@ class Client:
         Not so from a step body: a body that runs again meets the execution that it made before, and must not start it.
         """
         _check_if_exists(if_exists)
-        sender: Sender | None = None if self.worker is None else _LookAfterwards(self.worker)
-        direct = new.wake_at == new.created_at and current.get(None) is None
-        if direct and self.worker is not None and self.worker.admit(definition):
-            deadline = None if new.timeout is None else new.created_at + new.timeout
-            new = _owned(new, self.worker.worker_id, deadline)
-            sender = self.worker.starter(definition, new)
+        sender: Sender | None = None
+        if self.worker is not None:
+            direct = new.wake_at == new.created_at and current.get(None) is None
+            if direct and self.worker.admit(definition):
+                deadline = None if new.timeout is None else new.created_at + new.timeout
+                new = _owned(new, self.worker.worker_id, deadline)
+                sender = self.worker.starter(definition, new)
+            else:
+                sender = _LookAfterwards(self.worker)
         verdict = await self._journal.append(Triggered(new), sender)
         if isinstance(verdict, Exists):
             if if_exists != "return":
@@ -260,7 +263,9 @@ class Client:
         if self.worker is None or not self.worker.is_resident(execution_id):
             row = await self.row(execution_id)
             ending = _ending_of(row) if row.status in TERMINAL else None
-        if ending is None:
+        if ending is None and seconds is None:
+            ending = await self._ended(execution_id)
+        elif ending is None:
             try:
                 async with asyncio.timeout(seconds):
                     ending = await self._ended(execution_id)

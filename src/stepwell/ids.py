@@ -36,27 +36,27 @@ class Ids:
     def __init__(self, clock: Clock, rng: Rng) -> None:
         self._clock = clock
         self._rng = rng
-        self._last = 0
+        self._millisecond = -1
+        self._prefix = ""
+        self._chance = 0
 
     def new(self) -> str:
-        made = (self._clock.now() // 1000) << 80
-        if made >> 80 > self._last >> 80:
-            self._last = made | self._rng.getrandbits(79)
+        now = self._clock.now() // 1000
+        if now > self._millisecond:
+            self._millisecond = now
+            self._prefix = _base32(now, 5)
+            self._chance = self._rng.getrandbits(79)
         else:
-            self._last += 1 + self._rng.getrandbits(32)
-        return _base32(self._last)
+            self._chance += 1 + self._rng.getrandbits(32)
+        return self._prefix + _base32(self._chance, 8)
 
     def token(self) -> str:
         """A random token that tells two requests apart."""
         return f"{self._rng.getrandbits(96):024x}"
 
 
-def _base32(value: int) -> str:
-    pairs: list[str] = []
-    for _ in range(13):
-        value, index = divmod(value, 1024)
-        pairs.append(_PAIRS[index])
-    return "".join(reversed(pairs))
+def _base32(value: int, pairs: int) -> str:
+    return "".join([_PAIRS[value >> shift & 1023] for shift in range(10 * (pairs - 1), -1, -10)])
 
 
 def check_id(value: object, what: str = "id") -> str:

@@ -20,14 +20,14 @@ def worker(site: Site) -> Process:
     worker = site.start_worker("full_disk", LEASE_SECONDS=30)
     site.until(lambda: len(site.lines("end")) >= 2, "the worker to work")
     worker.signal(FILL)
-    site.until(lambda: "wait to be written" in worker.log, "the disk to be full")
+    site.until(lambda: "next try in" in worker.log, "the disk to be full")
     return worker
 
 
 def test_a_worker_goes_on_when_there_is_room_again(site: Site, worker: Process) -> None:
     done = completed(site)
     begun = len(site.lines("begin"))
-    site.until(lambda: worker.log.count("wait to be written") >= 3, "it to try again")
+    site.until(lambda: worker.log.count("next try in") >= 3, "it to try again")
     assert completed(site) == done
     assert not worker.ended
 
@@ -79,7 +79,7 @@ def test_a_worker_that_lost_its_lease_while_the_disk_was_full_is_reborn(site: Si
     worker = site.start_worker("full_disk", LEASE_SECONDS=1)
     site.until(lambda: len(site.lines("end")) >= 2, "the worker to work")
     worker.signal(FILL)
-    site.until(lambda: "wait to be written" in worker.log, "the disk to be full")
+    site.until(lambda: "next try in" in worker.log, "the disk to be full")
     heir = site.start_worker("full_disk", LEASE_SECONDS=1)
     site.await_all_ended()
 

@@ -13,49 +13,40 @@ US = 1_000_000
 
 
 @pytest.mark.guarantee("G6")
-def test_backoff_goes_on_over_kills(site: Site) -> None:
-    """One backoff is waited for in memory, another is parked; each worker dies in the middle of it."""
+@pytest.mark.parametrize("stays_in_memory", [5, 0.1], ids=["in memory", "parked"])
+def test_backoff_goes_on_over_kills(site: Site, stays_in_memory: float) -> None:
+    """Each worker dies while the execution waits for its next attempt."""
 
     async def fill() -> None:
-        await patience.backing_off.trigger_many([1.5, 5.2], ids=["short", "long"])
+        await patience.backing_off.trigger(1.2, id="b")
 
     site.prepare(patience.app, fill)
-    worker = site.start("patience")
+    worker = site.start("patience", STAYS_IN_MEMORY=stays_in_memory)
     for attempt in (1, 2):
-        site.until(lambda attempt=attempt: retrying(site, "short") == attempt, "the backoff")
+        site.until(lambda attempt=attempt: waits_after(site, attempt, parked=stays_in_memory < 1), "the backoff")
         worker.kill()
-        worker = site.start_worker("patience")
-        site.until(lambda attempt=attempt: len(site.lines("begin", "short")) == attempt + 1, "the next attempt", 5)
-    site.until(lambda: retrying(site, "long") == 2, "the second backoff of the long one")
-    worker.kill()
-    site.start_worker("patience")
+        worker = site.start_worker("patience", STAYS_IN_MEMORY=stays_in_memory)
+        site.until(lambda attempt=attempt: len(site.lines("begin")) == attempt + 1, "the next attempt", 5)
     site.await_all_ended()
 
     check(site)
-    for id in ("short", "long"):
-        assert [line.attempt for line in site.lines("begin", id)] == [1, 2, 3]
-        stored = site.rows(
-            "SELECT attempt, wake_at FROM test_steps WHERE execution_id = ? AND status = 'retrying' ORDER BY n", id
-        )
-        assert [row["attempt"] for row in stored] == [1, 2], "a time was written twice"
-        for row, line in zip(stored, site.lines("begin", id)[1:], strict=True):
-            assert 0 <= line.at - row["wake_at"] < US, (
-                f"{id}: attempt {line.attempt} {line.at - row['wake_at']} us late"
-            )
-        assert [row["attempt"] for row in site.rows("SELECT attempt FROM attempts WHERE execution_id = ?", id)] == [
-            1,
-            2,
-        ]
+    assert [line.attempt for line in site.lines("begin")] == [1, 2, 3]
+    stored = site.rows("SELECT attempt, wake_at FROM test_steps WHERE status = 'retrying' ORDER BY n")
+    assert [row["attempt"] for row in stored] == [1, 2], "a time was written twice"
+    for row, line in zip(stored, site.lines("begin")[1:], strict=True):
+        late = line.at - row["wake_at"]
+        assert 0 <= late < US, f"attempt {line.attempt} began {late} us after its time"
+    assert [row["attempt"] for row in site.rows("SELECT attempt FROM attempts")] == [1, 2]
 
 
 @pytest.mark.guarantee("G6")
 def test_the_backoff_that_ended_while_no_worker_lived_is_over(site: Site) -> None:
     async def fill() -> None:
-        await patience.backing_off.trigger(1.0, id="short")
+        await patience.backing_off.trigger(0.7, id="b")
 
     site.prepare(patience.app, fill)
     worker = site.start("patience")
-    site.until(lambda: retrying(site, "short") == 1, "the backoff")
+    site.until(lambda: waits_after(site, 1, parked=False), "the backoff")
     worker.kill()
     [row] = site.rows("SELECT wake_at FROM steps WHERE status = 'retrying'")
     site.until(lambda: now(site) > row["wake_at"], "its end")
@@ -130,9 +121,14 @@ def test_a_body_that_a_crash_cut_is_entered_again_as_the_same_attempt(site: Site
     assert [row["attempt"] for row in site.rows("SELECT attempt FROM attempts")] == [1]
 
 
-def retrying(site: Site, id: str) -> int:
-    rows = site.rows("SELECT attempt FROM steps WHERE execution_id = ? AND status = 'retrying'", id)
-    return rows[0]["attempt"] if rows else 0
+def waits_after(site: Site, attempt: int, *, parked: bool) -> bool:
+    """Whether this attempt has failed and the next one is waited for."""
+    rows = site.rows(
+        "SELECT e.owner FROM steps AS s JOIN executions AS e ON e.id = s.execution_id"
+        " WHERE s.status = 'retrying' AND s.attempt = ?",
+        attempt,
+    )
+    return bool(rows) and (rows[0]["owner"] is None) == parked
 
 
 def now(site: Site) -> int:

@@ -169,6 +169,64 @@ async def test_an_acknowledged_trigger_survives_a_crash_at_once() -> None:
 
 
 @pytest.mark.guarantee("G1")
+async def test_crashes_may_follow_each_other_at_once() -> None:
+    app = App()
+
+    @app.workflow
+    async def flow(step: Step) -> str:
+        await step.sleep("nap", HOUR)
+        return "done"
+
+    async with sandbox(app) as t:
+        execution = await flow.trigger()
+        await t.settle()
+        for _ in range(3):
+            await t.crash()
+        await t.advance(HOUR)
+        assert await execution.result() == "done"
+
+
+@pytest.mark.guarantee("G3")
+@pytest.mark.parametrize("turns", range(0, 40, 2))
+async def test_a_crash_at_any_moment_of_a_failing_execution_keeps_its_failure_and_its_clean_up(turns: int) -> None:
+    app = App()
+    starts: Counter[str] = Counter()
+
+    async def body(name: str) -> None:
+        starts[name] += 1
+        if name == "bad":
+            raise ValueError("no")
+
+    @app.workflow
+    async def flow(step: Step) -> None:
+        starts["flow"] += 1
+        await step.run("good", body, "good")
+        await step.run("bad", body, "bad", retries=0)
+
+    @flow.on_error
+    async def clean(step: Step, error: BaseException) -> None:
+        starts[f"{type(error).__name__}: {error}"] += 1
+        await step.run("one", body, "one")
+        await step.run("two", body, "two")
+
+    async with sandbox(app) as t:
+        execution = await flow.trigger()
+        for _ in range(turns):
+            await asyncio.sleep(0.0002)
+        recorded = {step.name for step in await execution.steps()}
+        await t.crash()
+        with pytest.raises(ExecutionFailedError, match="no"):
+            await execution.result()
+        steps = {step.path: step.status for step in await execution.steps()}
+
+    completed = dict.fromkeys(["good", "#on_error/one", "#on_error/two"], "completed")
+    assert steps == {**completed, "bad": "failed"}
+    assert all(starts[name] == 1 for name in recorded)
+    assert max(starts.values()) <= 2
+    assert set(starts) == {"flow", "good", "bad", "one", "two", "ValueError: no"}
+
+
+@pytest.mark.guarantee("G1")
 async def test_a_delayed_and_a_queued_execution_survive_a_crash() -> None:
     app = App()
 

@@ -242,10 +242,13 @@ async def test_cancelling_the_last_waiter_cancels_the_body() -> None:
     assert events == ["ended"]
 
 
-async def test_cancelling_the_caller_in_whose_task_the_body_runs_leaves_the_other_waiter_its_result() -> None:
+async def cancel_the_caller_in_whose_task_the_body_runs() -> list[str]:
+    """The body's events, and the result of the other caller."""
     app, started, release = App(), asyncio.Event(), asyncio.Event()
+    events: list[str] = []
 
     async def body() -> str:
+        events.append("start")
         started.set()
         await release.wait()
         return "value"
@@ -272,7 +275,16 @@ async def test_cancelling_the_caller_in_whose_task_the_body_runs_leaves_the_othe
         return await other[0]
 
     async with sandbox(app):
-        assert await (await flow.trigger()).result() == "value"
+        return [*events, await (await flow.trigger()).result(), *events]
+
+
+async def test_cancelling_the_caller_in_whose_task_the_body_runs_leaves_the_other_its_result() -> None:
+    assert "value" in await cancel_the_caller_in_whose_task_the_body_runs()
+
+
+@pytest.mark.xfail(reason="the body runs in the task of its first caller and begins anew for the second", strict=True)
+async def test_cancelling_the_caller_in_whose_task_the_body_runs_does_not_start_it_again() -> None:
+    assert await cancel_the_caller_in_whose_task_the_body_runs() == ["value", "start"]
 
 
 # ------------------------------------------------------------------------------------------------- scopes
@@ -626,7 +638,7 @@ async def test_facts_of_the_execution() -> None:
 
 
 async def test_the_idempotency_key_is_the_same_in_every_attempt_and_after_a_crash() -> None:
-    app, started = App(), asyncio.Event()
+    app, blocked = App(), asyncio.Event()
     keys: list[str] = []
 
     async def charge() -> None:
@@ -634,22 +646,16 @@ async def test_the_idempotency_key_is_the_same_in_every_attempt_and_after_a_cras
         if len(keys) < 3:
             raise ConnectionError
         if len(keys) == 3:
-            started.set()
+            blocked.set()
             await asyncio.Event().wait()
 
     @app.workflow
     async def flow(step: Step) -> None:
-        await step.run("charge", charge)
+        await step.run("charge", charge, retry_delay=0)
 
     async with sandbox(app) as t:
         execution = await flow.trigger()
-        await t.settle()
-        t.clock.move_to(t.clock.now() + 10_000_000)
-        await asyncio.sleep(0)
-        while len(keys) < 3:
-            t.clock.move_to(t.clock.now() + 1_000_000)
-            await asyncio.sleep(0.001)
-        await started.wait()
+        await blocked.wait()
         await t.crash()
         await execution.result()
     assert len(keys) == 4

@@ -370,6 +370,35 @@ async def test_an_attempt_cut_by_a_crash_begins_anew_with_the_same_number() -> N
     assert [attempt.attempt for attempt in recorded] == [1, 2, 3]
 
 
+@pytest.mark.guarantee("G6")
+async def test_an_attempt_that_was_shown_as_running_keeps_its_number_over_a_crash() -> None:
+    app, leaf, blocked = App(), Flaky(0), asyncio.Event()
+    attempts: list[int] = []
+
+    async def parent() -> int:
+        here = current_step()
+        attempts.append(here.attempt)
+        value = await here.run(f"leaf-{here.attempt}", leaf)
+        if here.attempt == 1:
+            raise ConnectionError
+        if len(attempts) == 2:
+            blocked.set()
+            await asyncio.Event().wait()
+        return value
+
+    flow = flow_of(app, parent, retries=RetryPolicy(retries=1, delay=0))
+    async with sandbox(app) as t:
+        execution = await flow.trigger()
+        await blocked.wait()
+        assert (await the_step(execution)).status == "running"
+        await t.crash()
+        await execution.result()
+        step = await the_step(execution)
+    assert attempts == [1, 2, 2]
+    assert (step.attempt, [attempt.attempt for attempt in step.attempts]) == (2, [1])
+    assert len(leaf.attempts) == 2
+
+
 # ------------------------------------------------------------------------------------------------- no further attempt
 
 

@@ -278,6 +278,39 @@ async def test_a_body_may_clean_up_when_its_time_is_over() -> None:
     assert events == ["cleaned up", "raised"]
 
 
+@pytest.mark.guarantee("G2")
+async def test_a_body_that_ends_despite_its_timeout_gives_the_same_live_and_on_replay() -> None:
+    app, started = App(), asyncio.Event()
+    runs: list[str] = []
+    seen: list[str] = []
+
+    async def stubborn() -> str:
+        runs.append("run")
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return "ended anyway"
+        return "never"
+
+    @app.workflow
+    async def flow(step: Step) -> None:
+        try:
+            seen.append(await step.run("slow", stubborn, timeout="2 seconds", retries=0))
+        except StepTimeoutError as error:
+            seen.append(str(error))
+        await step.sleep("pause", "1 hour")
+
+    async with sandbox(app) as t:
+        execution = await flow.trigger()
+        await started.wait()
+        move(t, "2 seconds")
+        await t.advance("1 hour")
+        await execution.result()
+    assert runs == ["run"]
+    assert seen[0] == seen[1]
+
+
 async def test_timeouts_in_parallel_branches_hit_only_their_own_step() -> None:
     app, slow, release = App(), Hanging(), asyncio.Event()
 
@@ -489,6 +522,28 @@ async def test_a_crash_does_not_prolong_the_timeout(seconds: int) -> None:
         await t.advance(seconds / 2 - 0.001)
         assert await execution.status() == "sleeping"
         await t.advance(0.001)
+        await assert_timed_out(execution)
+
+
+@pytest.mark.guarantee("G6")
+async def test_a_crash_while_a_body_runs_does_not_prolong_the_timeout_of_the_execution() -> None:
+    app, body = App(), Hanging()
+
+    @app.workflow(timeout="10 minutes")
+    async def flow(step: Step) -> None:
+        await step.run("slow", body)
+
+    async with sandbox(app) as t:
+        execution = await flow.trigger()
+        await body.started.wait()
+        move(t, "6 minutes")
+        body.started.clear()
+        await t.crash()
+        await body.started.wait()
+        move(t, "3 minutes")
+        await moments()
+        assert await execution.status() == "running"
+        move(t, "1 minute")
         await assert_timed_out(execution)
 
 

@@ -160,6 +160,8 @@ TYPED: list[tuple[Any, Any]] = [
     (Any, {"a": [1, 2.5, None, True, "x"]}),
 ]
 
+TYPED_IDS = [f"{number}-{annotation!r}".replace(f"{__name__}.", "") for number, (annotation, _) in enumerate(TYPED)]
+
 UNTYPED: list[Any] = [
     None,
     True,
@@ -190,7 +192,7 @@ UNTYPED: list[Any] = [
 @pytest.mark.guarantee("G2")
 @pytest.mark.parity("P1.11")
 @pytest.mark.parity("P4.6")
-@pytest.mark.parametrize(("annotation", "value"), TYPED, ids=repr)
+@pytest.mark.parametrize(("annotation", "value"), TYPED, ids=TYPED_IDS)
 async def test_a_value_with_a_type_is_the_same_live_and_on_replay(annotation: Any, value: Any) -> None:
     live, replayed = await live_and_replayed(App(), value, returns=annotation)
 
@@ -476,7 +478,7 @@ async def test_payloads_over_the_limit_are_refused_where_they_enter() -> None:
 
 
 @pytest.mark.parity("P2.3")
-@pytest.mark.parametrize(("annotation", "value"), TYPED, ids=repr)
+@pytest.mark.parametrize(("annotation", "value"), TYPED, ids=TYPED_IDS)
 async def test_input_and_output_of_a_workflow_keep_their_types(annotation: Any, value: Any) -> None:
     if annotation is None:
         pytest.skip("a workflow that takes None takes no input")

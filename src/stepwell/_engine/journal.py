@@ -7,15 +7,18 @@ of the event loop goes as one batch at the end of the turn, or when the batch be
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final, Protocol, cast
 
 from msgspec import Struct
 
 from stepwell._engine.background import start
-from stepwell.errors import StepwellError
+from stepwell.errors import StepwellError, StoreUnavailableError
 from stepwell.store.protocol import Store
+from stepwell.store.records import Applied
 from stepwell.store.transitions import OwnerTransition, Refused, Transition, Triggered, TriggeredMany, Verdict
 
 log: Final = logging.getLogger("stepwell.journal")
@@ -49,11 +52,13 @@ class Journal:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._waiting: list[_Entry] = []
+        self._sent: list[_Entry] = []
         self._scheduled = False
-        self._writer: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.Context()
         self._pause = 0.0
         self._closed = False
+        self._flushed: list[asyncio.Future[None]] = []
         self.worker_id: str | None = None
         self.fence = 0
         self.on_fence: Callable[[int | None], object] | None = None
@@ -64,20 +69,25 @@ class Journal:
         future: asyncio.Future[Verdict] = self._loop.create_future()
         self._waiting.append(_Entry(transition, future, sender))
         if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._send)
+            self._schedule()
         return future
 
     def note(self, transition: Transition, sender: Sender | None = None) -> None:
         """Queue a transition whose verdict nobody awaits; it stands before whatever is appended later."""
         self._waiting.append(_Entry(transition, None, sender))
         if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._send)
+            self._schedule()
 
     def is_busy(self) -> bool:
         """Whether anything has not been answered yet."""
-        return bool(self._waiting) or self._writer is not None
+        return bool(self._waiting or self._sent)
+
+    async def flush(self) -> None:
+        """Wait until everything that was queued has been answered."""
+        while self.is_busy():
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._flushed.append(future)
+            await future
 
     async def close(self) -> None:
         """Write what is queued; what cannot be written now is given up."""
@@ -94,64 +104,83 @@ class Journal:
             transition = cast("OwnerTransition", entry.transition)
             self._answer([entry], [Refused(transition.execution_id)])
 
-    async def flush(self) -> None:
-        """Wait until everything that was queued has been answered."""
-        while self._waiting or self._writer is not None:
-            if self._writer is not None:
-                await asyncio.wait([self._writer])
-            else:
-                await asyncio.sleep(0)
+    def _schedule(self) -> None:
+        """Send at the end of this turn of the loop, unless a batch is under way: its answer sends the next."""
+        self._scheduled = True
+        self._loop.call_soon(self._send, context=self._context)
 
     def _send(self) -> None:
-        if self._writer is None:
-            self._writer = start(self._write(), name="stepwell-journal")
-
-    async def _write(self) -> None:
-        try:
-            while self._waiting:
-                entries, self._waiting = self._waiting[:LARGEST_BATCH], self._waiting[LARGEST_BATCH:]
-                await self._write_batch(entries)
-        finally:
-            self._writer = None
+        if not self._waiting:
             self._scheduled = False
-
-    async def _write_batch(self, entries: list[_Entry]) -> None:
-        try:
-            applied = await self._store.apply([entry.transition for entry in entries], self.worker_id, self.fence)
-        except Exception as error:
-            await self._not_written(entries, error)
             return
-        self._pause = 0.0
-        if applied.fence != self.fence and self.worker_id is not None and self.on_fence is not None:
-            self.on_fence(applied.fence)
-        self._answer(entries, applied.verdicts)
-        if self.on_written is not None:
-            self.on_written()
+        self._sent, self._waiting = self._waiting[:LARGEST_BATCH], self._waiting[LARGEST_BATCH:]
+        worker_id = self.worker_id
+        answer = self._store.apply([entry.transition for entry in self._sent], worker_id, self.fence)
+        if not isinstance(answer, asyncio.Future):
+            answer = start(_awaited(answer), name="stepwell-journal")
+        answer.add_done_callback(partial(self._answered, worker_id), context=self._context)
 
-    async def _not_written(self, entries: list[_Entry], error: Exception) -> None:
+    def _answered(self, worker_id: str | None, answer: asyncio.Future[Applied]) -> None:
+        entries, self._sent = self._sent, []
+        error = answer.exception()
+        if error is not None:
+            self._not_written(entries, error, still_ours=worker_id == self.worker_id)
+        else:
+            self._pause = 0.0
+            applied = answer.result()
+            if worker_id is not None and worker_id == self.worker_id and applied.fence != self.fence:
+                self._tell_fence(applied.fence)
+            # The next batch goes before the answers of this one are worked on: the writer need not wait for that.
+            self._send()
+            self._answer(entries, applied.verdicts)
+            if self.on_written is not None:
+                self.on_written()
+        if self._flushed and not self.is_busy():
+            for future in self._flushed:
+                if not future.done():
+                    future.set_result(None)
+            self._flushed.clear()
+
+    def _tell_fence(self, fence: int | None) -> None:
+        if self.on_fence is not None:
+            self.on_fence(fence)
+
+    def _not_written(self, entries: list[_Entry], error: BaseException, *, still_ours: bool) -> None:
         """The database is full or away: callers are told, while what executions have done waits for its return."""
+        refusal = error if isinstance(error, Exception) else StoreUnavailableError(self._store.url, repr(error))
         clients = [entry for entry in entries if isinstance(entry.transition, _CLIENT)]
         owners = [entry for entry in entries if not isinstance(entry.transition, _CLIENT)]
-        self._answer(clients, [error] * len(clients))
+        if not still_ours:
+            for entry in owners:
+                self._answer([entry], [Refused(cast("OwnerTransition", entry.transition).execution_id)])
+            owners = []
         if self._closed:
-            self._answer(owners, [error] * len(owners))
-            return
+            clients, owners = [*clients, *owners, *self._waiting], []
+            self._waiting = []
         self._waiting[:0] = owners
         self._pause = min(self._pause * 2 or 0.1, LONGEST_PAUSE_SECONDS)
         unexpected = not isinstance(error, StepwellError)
         log.error(
-            "%d transitions wait to be written; next try in %.1f s: %s",
-            len(owners),
+            "%d transitions were not written; next try in %.1f s: %s",
+            len(entries),
             self._pause,
             error,
             exc_info=error if unexpected else None,
         )
-        await asyncio.sleep(self._pause)
+        self._loop.call_later(self._pause, self._send, context=self._context)
+        self._answer(clients, [refusal] * len(clients))
 
     def _answer(self, entries: list[_Entry], verdicts: Sequence[Verdict]) -> None:
         for entry, verdict in zip(entries, verdicts, strict=True):
             if entry.sender is not None:
-                entry.sender.settled(entry.transition, verdict)
+                try:
+                    entry.sender.settled(entry.transition, verdict)
+                except Exception:
+                    log.exception("The answer to %r could not be worked on", entry.transition)
             future = entry.future
             if future is not None and not future.done():
                 future.set_result(verdict)
+
+
+async def _awaited(answer: Awaitable[Applied]) -> Applied:
+    return await answer

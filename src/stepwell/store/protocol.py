@@ -7,7 +7,7 @@ Both are async; an implementation runs its driver where it blocks nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
 from stepwell.store.records import (
@@ -50,7 +50,7 @@ class Store(Protocol):
         """The longest JSON text of one payload in characters that this store takes, or None."""
         ...
 
-    async def apply(self, batch: Sequence[Transition], worker_id: str | None = None, fence: int = 0) -> Applied:
+    def apply(self, batch: Sequence[Transition], worker_id: str | None = None, fence: int = 0) -> Awaitable[Applied]:
         """Write the batch in one transaction, in order for each execution, and answer each transition.
 
         Args:

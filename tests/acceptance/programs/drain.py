@@ -44,7 +44,7 @@ async def sleeps(step: Step, number: int) -> int:
 @app.workflow
 async def many(step: Step, number: int) -> int:
     total = 0
-    for n in range(12):
+    for n in range(8):
         body = act if (n + number) % 2 else act_in_thread
         total += await seen(f"step-{n}", step.run(f"step-{n}", body, 0.05 + number * 0.005))
     return total

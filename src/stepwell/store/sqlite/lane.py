@@ -44,15 +44,12 @@ R = TypeVar("R", bound=Resource)
 
 
 class _Job(Generic[R, T]):
-    __slots__ = ("_future", "_loop", "_work")
+    __slots__ = ("_loop", "_work", "future")
 
     def __init__(self, work: Callable[[R], T]) -> None:
         self._work = work
         self._loop = asyncio.get_running_loop()
-        self._future: asyncio.Future[T] = self._loop.create_future()
-
-    async def answer(self) -> T:
-        return await self._future
+        self.future: asyncio.Future[T] = self._loop.create_future()
 
     def run(self, resource: R) -> None:
         try:
@@ -69,12 +66,12 @@ class _Job(Generic[R, T]):
             log.debug("An answer came after its event loop was closed")
 
     def _succeed(self, result: T) -> None:
-        if not self._future.done():
-            self._future.set_result(result)
+        if not self.future.done():
+            self.future.set_result(result)
 
     def _fail(self, error: BaseException) -> None:
-        if not self._future.done():
-            self._future.set_exception(error)
+        if not self.future.done():
+            self.future.set_exception(error)
         elif isinstance(error, Exception):
             log.warning("A job whose caller has gone failed", exc_info=error)
 
@@ -104,10 +101,18 @@ class Lane(Generic[R]):
         Raises:
             StoreUnavailableError: The store is closed, or this process is a fork of the one that opened it.
         """
-        self._check()
+        return await self.submit(work)
+
+    def submit(self, work: Callable[[R], T]) -> asyncio.Future[T]:
+        """The same without waiting: the future gives what `work` returns, or raises."""
         job: _Job[R, T] = _Job(work)
-        self._queue.put(job.run)
-        return await job.answer()
+        try:
+            self._check()
+        except StoreUnavailableError as error:
+            job.future.set_exception(error)
+        else:
+            self._queue.put(job.run)
+        return job.future
 
     def poke(self) -> None:
         """Let the thread tick now."""
@@ -124,7 +129,7 @@ class Lane(Generic[R]):
         job: _Job[R, None] = _Job(_close)
         self._queue.put(job.run)
         self._queue.put(None)
-        await job.answer()
+        await job.future
 
     def _check(self) -> None:
         if self._closed:

@@ -78,8 +78,11 @@ class SqliteStore:
 
     # The engine's side
 
-    async def apply(self, batch: Sequence[Transition], worker_id: str | None = None, fence: int = 0) -> Applied:
-        return await self._writing.run(lambda writer: apply(writer, batch, worker_id, fence))
+    def apply(
+        self, batch: Sequence[Transition], worker_id: str | None = None, fence: int = 0
+    ) -> asyncio.Future[Applied]:
+        # A future, not a coroutine: a lone step waits for this, and a task for it would cost two turns of the loop.
+        return self._writing.submit(lambda writer: apply(writer, batch, worker_id, fence))
 
     async def claim(
         self, worker_id: str, workflows: Collection[str], limit: int, *, suspects: int, now: int
