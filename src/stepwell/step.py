@@ -561,7 +561,7 @@ def _sleep_arguments(
             f"step.sleep({name!r}) without a name works in sequential code only, for branches run in any order. Write step.sleep('a-name', {name!r})."
         )
     work = _pause(name, nameless=True)
-    count = sum(key.startswith("#sleep-") for key in scope.children) + 1
+    count = sum(key.startswith("#sleep-") for key in scope.calls or ()) + 1
     return f"#sleep-{count}", work
 
 

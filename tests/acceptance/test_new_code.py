@@ -14,7 +14,7 @@ def interrupted(site: Site) -> None:
         await versions.changing.trigger(id="c")
 
     site.prepare(versions.app, fill)
-    worker = site.start_worker("versions", GATE=4)
+    worker = site.start_worker("versions", GATE=1.5)
     site.until(lambda: site.counts().get("sleeping"), "it to sleep")
     worker.kill()
 
@@ -43,7 +43,7 @@ def test_the_reason_is_shown_and_old_code_finishes(site: Site) -> None:
     assert "second" in seen.waiting_for
     assert not site.lines("begin", "c", "third")
     newer.kill()
-    site.start_worker("versions", GATE=4)
+    site.start_worker("versions", GATE=1.5)
     site.await_all_ended()
 
     assert site.counts() == {"completed": 1}
@@ -56,7 +56,7 @@ def test_new_and_old_code_side_by_side(site: Site) -> None:
     """In a rolling deploy both live: the execution is tried by either until the one that fits has it."""
     interrupted(site)
     refused(site, MISMATCH_PAUSE=0.3)
-    site.start_worker("versions", GATE=4)
+    site.start_worker("versions", GATE=1.5)
 
     site.await_all_ended(15)
 

@@ -57,12 +57,20 @@ def test_execute_beside_a_worker_elsewhere(site: Site) -> None:
 
 
 def test_use_after_fork_is_refused_clearly(site: Site) -> None:
-    saw = output_of(site, "forked")
+    saw = output_of(site, "forked", "with_worker")
 
-    for what in ("trigger", "status", "cancel", "sync", "sync trigger"):
+    for what in ("trigger", "status", "cancel"):
         assert "fork" in saw[what], f"{what}: {saw[what]}"
     assert saw["parent"] == "4"
-    assert saw["parent sync"] == "2"
+
+
+def test_blocking_use_after_fork_does_not_hang(site: Site) -> None:
+    """As in a web server that loads the app, uses it and then forks its workers."""
+    saw = output_of(site, "forked", "without_loop")
+
+    assert "hangs" not in saw["sync"]
+    assert "hangs" not in saw["sync trigger"]
+    assert saw["parent sync"] in ("0", "1")
 
 
 def test_two_apps_in_one_process_on_one_file(site: Site) -> None:

@@ -399,30 +399,30 @@ async def test_it_runs_when_the_output_cannot_be_stored() -> None:
 
 
 async def test_branches_of_the_workflow_have_ended_before_it_begins() -> None:
-    app, started = App(), asyncio.Event()
+    app, barrier = App(), asyncio.Barrier(9)
     events: list[str] = []
 
     async def slow() -> None:
-        started.set()
+        await barrier.wait()
         try:
             await asyncio.Event().wait()
         finally:
-            await asyncio.sleep(0)
             events.append("slow ended")
 
     @app.workflow
     async def flow(step: Step) -> None:
-        kept = asyncio.create_task(step.run("slow", slow))
-        await started.wait()
-        raise ValueError(f"no {kept.done()}")
+        kept = [asyncio.create_task(step.run(f"slow-{number}", slow)) for number in range(8)]
+        await barrier.wait()
+        await asyncio.sleep(0)
+        raise ValueError(f"no, {len(kept)} run")
 
     @flow.on_error
     async def clean(step: Step, error: BaseException) -> None:
         events.append("on_error")
 
     async with sandbox(app):
-        await assert_failed(await flow.trigger(), "no")
-    assert events == ["slow ended", "on_error"]
+        await assert_failed(await flow.trigger(), "no, 8 run")
+    assert events == ["slow ended"] * 8 + ["on_error"]
 
 
 @pytest.mark.guarantee("G10")

@@ -222,6 +222,38 @@ async def test_orphan_branches_end_with_the_execution() -> None:
     assert orphan.cancelled == 1
 
 
+@pytest.mark.parametrize("how", ["return", "cancel"])
+async def test_a_body_that_is_cancelled_in_a_branch_is_cancelled_once_and_may_clean_up(how: str) -> None:
+    app, barrier, all_run = App(), asyncio.Barrier(9), asyncio.Event()
+    ended: list[str] = []
+
+    async def slow(name: str) -> None:
+        await barrier.wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            ended.append(name)
+
+    @app.workflow
+    async def flow(step: Step) -> None:
+        kept = [asyncio.create_task(step.run(f"slow-{number}", slow, str(number))) for number in range(8)]
+        await barrier.wait()
+        await asyncio.sleep(0)
+        all_run.set()
+        if how == "cancel":
+            await asyncio.wait(kept)
+
+    async with sandbox(app) as t:
+        execution = await flow.trigger()
+        if how == "cancel":
+            await all_run.wait()
+            await execution.cancel()
+        await t.settle()
+    assert sorted(ended) == [str(number) for number in range(8)]
+
+
 async def test_a_call_cancelled_by_workflow_code_is_recorded_and_not_run_again() -> None:
     app, slow = App(), Body(blocked=True)
     outcomes: list[bool] = []

@@ -245,7 +245,7 @@ asyncio.run(main(sys.argv[1]))
 async def test_job_runs_although_its_caller_gave_up(file_url: str, clock: SteppingClock) -> None:
     async with open_store(file_url, clock=clock) as store:
         async with locked(file_url):
-            writing = asyncio.create_task(store.apply([Triggered(new("e"))]))
+            writing = asyncio.ensure_future(store.apply([Triggered(new("e"))]))
             await asyncio.sleep(0)
             writing.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -261,9 +261,9 @@ async def test_closed_store_says_so(file_url: str, clock: SteppingClock) -> None
     await writing
     await store.close()
 
-    for call in (store.counts(), store.apply([])):
+    for call in (store.counts, lambda: store.apply([])):
         with pytest.raises(StoreUnavailableError, match="it is closed"):
-            await call
+            await call()
 
 
 async def test_closing_ends_the_threads_and_folds_the_log(file_url: str, clock: SteppingClock, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import contextvars
 import functools
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from types import CodeType
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, TypeAlias, cast
 
 from msgspec import Struct
 
@@ -29,12 +29,8 @@ log: Final = logging.getLogger("stepwell")
 _NEVER_RETRIED: Final = (NonRetryableError, SerializationError, WorkflowCodeError)
 
 
-class Attempt(NamedTuple):
-    """What one attempt gave: the text and value of a result, or an error."""
-
-    text: str
-    value: object
-    error: BaseException | None
+Attempt: TypeAlias = "tuple[str, object, BaseException | None]"
+"""What one attempt gave: text and value of its result, or its error."""
 
 
 class BodyWork(Struct, gc=False):
@@ -82,18 +78,17 @@ class BodyWork(Struct, gc=False):
         while True:
             if runner.draining and not (call.parent and call.parent.is_body):
                 await runner.hold(call)
-            attempt = await self._attempt(call)
-            error = attempt.error
+            text, value, error = await self._attempt(call)
             if error is None:
                 # This wait is the step's commit: most executions in memory are here. Few frames, few objects.
-                outcome = Outcome("completed", attempt.text)
+                outcome = Outcome("completed", text)
                 try:
-                    verdict = await runner.send(self._finished(call, "completed", attempt.text, None))
+                    verdict = await runner.send(self._finished(call, "completed", text, None))
                 except asyncio.CancelledError:
                     call.settle_later(outcome)
                     raise
                 if verdict is None and runner.stop is None:
-                    call.kept = attempt.value
+                    call.kept = value
                     self.args = ()
                     return outcome
                 error = await self._refused(call, verdict)
@@ -107,7 +102,7 @@ class BodyWork(Struct, gc=False):
     async def _attempt(self, call: Call) -> Attempt:
         runner = call.runner
         bodies = runner.host.bodies
-        task = cast("asyncio.Task[object]", call.task)
+        task: Any = call.task
         cancels = task.cancelling()
         call.closed = call.timed_out = False
         call.triggers = 0
@@ -124,7 +119,7 @@ class BodyWork(Struct, gc=False):
         value: object = None
         try:
             if is_async(self.fn):
-                value = await cast("Awaitable[object]", self.fn(*self.args))
+                value = await self.fn(*self.args)
             else:
                 value = await self._run_blocking(call)
         except BaseException as raised:
@@ -156,10 +151,11 @@ class BodyWork(Struct, gc=False):
                 await _wait_for_children(call)
             try:
                 text, value = self.codec.snapshot(value)
-                text = runner.checked(text, f"The result of step {call.path!r}")
+                if len(text) > runner.host.payload_limit // 4:
+                    runner.check_size(text, f"The result of step {call.path!r}")
             except SerializationError as refused:
                 error = SerializationError(f"Step {call.path!r}: {refused}")
-        return Attempt(text, value, error)
+        return text, value, error
 
     async def _run_blocking(self, call: Call) -> object:
         context = contextvars.copy_context()

@@ -69,6 +69,7 @@ class Call(Struct, gc=False, eq=False):
     """The engine's task that does the work apart from the callers."""
     waiters: list[asyncio.Future[None]] | None = None
     calls: dict[str, Call] | None = None
+    """The calls made in this scope, by name."""
     raised: list[BaseException] | None = None
     """Failures of steps inside, as they were raised into the body."""
     callers: int = 0
@@ -82,13 +83,6 @@ class Call(Struct, gc=False, eq=False):
     cut: bool = False
     timed_out: bool = False
     flagged: bool = False
-
-    @property
-    def children(self) -> dict[str, Call]:
-        """The calls made in this scope, by name."""
-        if self.calls is None:
-            self.calls = {}
-        return self.calls
 
     @property
     def is_body(self) -> bool:

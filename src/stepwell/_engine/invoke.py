@@ -36,10 +36,15 @@ async def invoke(scope: Call, name: str, work: Work, *, place: str | None = None
     if runner.stop is not None:
         await runner.unwound()
     key = place or name
-    call = scope.children.get(key)
+    if scope.calls is None:
+        scope.calls = {}
+    call = scope.calls.get(key)
     if call is not None:
         return await _again(call, work)
-    call = _enter(scope, key, name if place is None else place, work, quoted=place is not None)
+    quoted = quote_step_name(name) if place is None else place
+    runner.seq += 1
+    path = f"{scope.path}/{quoted}" if scope.path else quoted
+    call = scope.calls[key] = Call(runner, scope, name, path, runner.seq, work)
     record = runner.history.get(call.path)
     if record is not None and _replay(call, work, record):
         return await result_of(call, work)
@@ -60,17 +65,11 @@ async def invoke(scope: Call, name: str, work: Work, *, place: str | None = None
             await _wait_for(call)
     finally:
         runner.leave_call(scope, call)
+    value = call.kept
+    if value is not NOTHING:
+        call.kept = NOTHING
+        return value
     return await result_of(call, work)
-
-
-def _enter(scope: Call, key: str, name: str, work: Work, *, quoted: bool) -> Call:
-    quoted_name = name if quoted else quote_step_name(name)
-    path = f"{scope.path}/{quoted_name}" if scope.path else quoted_name
-    runner = scope.runner
-    runner.seq += 1
-    call = Call(runner, scope, name, path, runner.seq, work)
-    scope.children[key] = call
-    return call
 
 
 def _replay(call: Call, work: Work, record: HistoryRow) -> bool:
@@ -137,10 +136,6 @@ async def result_of(call: Call, work: Work) -> Any:
     outcome = call.outcome
     assert outcome is not None  # noqa: S101 - set by whoever woke us
     if outcome.status == "completed":
-        value = call.kept
-        if value is not NOTHING:
-            call.kept = NOTHING
-            return value
         return work.value_of(call, outcome.text or "null")
     if outcome.status == "failed":
         error = call.runner.host.errors.restore(outcome.text or "")
@@ -217,9 +212,9 @@ def _record_cancelled(call: Call, work: Work) -> None:
 
 def _forget(call: Call) -> None:
     if call.parent is not None and call.outcome is None:
-        for key, child in list(call.parent.children.items()):
+        for key, child in list((call.parent.calls or {}).items()):
             if child is call:
-                del call.parent.children[key]
+                del (call.parent.calls or {})[key]
 
 
 async def _wait_for(call: Call) -> None:

@@ -115,7 +115,12 @@ class Journal:
             return
         self._sent, self._waiting = self._waiting[:LARGEST_BATCH], self._waiting[LARGEST_BATCH:]
         worker_id = self.worker_id
-        answer = self._store.apply([entry.transition for entry in self._sent], worker_id, self.fence)
+        try:
+            answer = self._store.apply([entry.transition for entry in self._sent], worker_id, self.fence)
+        except StepwellError as error:
+            entries, self._sent = self._sent, []
+            self._not_written(entries, error, still_ours=True)
+            return
         if not isinstance(answer, asyncio.Future):
             answer = start(_awaited(answer), name="stepwell-journal")
         answer.add_done_callback(partial(self._answered, worker_id), context=self._context)

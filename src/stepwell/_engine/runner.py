@@ -308,16 +308,17 @@ class Runner:
     def _encode_output(self, value: object) -> str:
         if self._cleaning_up:
             return "null"
-        return self.checked(self.definition.output_codec.snapshot(value)[0], "The output")
-
-    def checked(self, text: str, what: str) -> str:
-        """The text, unless it is longer than the payload limit."""
-        limit = self.host.payload_limit
-        if len(text) > limit // 4 and len(text.encode()) > limit:
-            raise SerializationError(
-                f"{what} of execution {self.id!r} takes {len(text.encode()):,} bytes as JSON; at most {limit:,} are allowed. Store large data elsewhere and keep a reference, or raise App(payload_limit=…)."
-            )
+        text = self.definition.output_codec.snapshot(value)[0]
+        self.check_size(text, "The output")
         return text
+
+    def check_size(self, text: str, what: str) -> None:
+        """Refuse a text that is longer than the payload limit."""
+        size, limit = len(text.encode()), self.host.payload_limit
+        if size > limit:
+            raise SerializationError(
+                f"{what} of execution {self.id!r} takes {size:,} bytes as JSON; at most {limit:,} are allowed. Store large data elsewhere and keep a reference, or raise App(payload_limit=…)."
+            )
 
     def _settle(self, stop: Stop) -> None:
         """The function has ended by itself."""
@@ -749,7 +750,9 @@ class Runner:
 
     def enter_body(self, call: Call) -> None:
         """A body begins: its own strand is open."""
-        self.rest(call)
+        if not call.resting:
+            call.resting = True
+            self.busy -= call.callers
         call.open_strands = 1
         self.open_bodies += 1
 
@@ -757,7 +760,9 @@ class Runner:
         """The body has ended; tasks that it left behind do not count any more."""
         self.open_bodies -= call.open_strands
         call.open_strands = call.tasks = 0
-        self.wake(call)
+        if call.resting:
+            call.resting = False
+            self.busy += call.callers
 
     def adopt(self, task: asyncio.Task[Any], scope: Call) -> None:
         """Count a task that user code has started. Tasks of workflow code end with the execution at the latest."""

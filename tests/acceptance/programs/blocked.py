@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import time
+from contextlib import closing
 
 from stepwell import App, Step
+from stepwell._worker import pulse
 from tests.acceptance.programs import kit
 from tests.acceptance.programs.kit import act, seen
 
 app = App("blocked", database=kit.database())
 
 
+if faster := os.environ.get("FASTER"):
+    pulse.TICK_SECONDS /= float(faster)  # pyright: ignore[reportAttributeAccessIssue, reportConstantRedefinition]
+    pulse.WARN_SECONDS /= float(faster)  # pyright: ignore[reportAttributeAccessIssue, reportConstantRedefinition]
+
+
 async def block_the_loop(seconds: float) -> int:
     kit.note("begin")
-    if os.environ.get("AFTER_RENEWAL"):
-        wait_for_a_renewal()
-    time.sleep(seconds)
+    if after := os.environ.get("AFTER_RENEWAL"):
+        await renewal()
+        await asyncio.sleep(float(after))
+    time.sleep(seconds)  # noqa: ASYNC251 - the mistake that this program is about
     value = kit.fresh()
     kit.note("end", value=value)
     return value
 
 
-def wait_for_a_renewal() -> None:
-    """Return right after the lease was renewed: the thread that does it looks again in a third of a lease."""
-    path = os.environ["DATABASE"].removeprefix("sqlite:///")
-    with sqlite3.connect(path) as reader:
+async def renewal() -> None:
+    """Return right after the lease was renewed."""
+    path = kit.database().removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path)) as reader:
         before = reader.execute("SELECT lease_until FROM workers").fetchone()
         while reader.execute("SELECT lease_until FROM workers").fetchone() == before:
-            time.sleep(0.01)
+            await asyncio.sleep(0.005)
 
 
 @app.workflow

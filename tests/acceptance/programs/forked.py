@@ -68,6 +68,5 @@ def without_loop() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    result = asyncio.run(with_worker())
-    result |= without_loop()
+    result = asyncio.run(with_worker()) if sys.argv[1] == "with_worker" else without_loop()
     json.dump(result, sys.stdout)

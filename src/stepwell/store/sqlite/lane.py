@@ -105,13 +105,9 @@ class Lane(Generic[R]):
 
     def submit(self, work: Callable[[R], T]) -> asyncio.Future[T]:
         """The same without waiting: the future gives what `work` returns, or raises."""
+        self._check()
         job: _Job[R, T] = _Job(work)
-        try:
-            self._check()
-        except StoreUnavailableError as error:
-            job.future.set_exception(error)
-        else:
-            self._queue.put(job.run)
+        self._queue.put(job.run)
         return job.future
 
     def poke(self) -> None:
