@@ -114,6 +114,8 @@ class ExecutionList:
 class Execution(Generic[Out]):
     """A handle to one execution. It holds only the id: every method asks the database."""
 
+    __slots__ = ("_client", "_output_codec", "id")
+
     def __init__(self, client: Client, execution_id: str, output_codec: Codec | None = None) -> None:
         self._client = client
         self._output_codec = output_codec

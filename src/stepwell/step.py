@@ -47,6 +47,8 @@ UNSET: Final = _Unset()
 class _Facts:
     """Facts about the running execution and step; the same in async and plain code."""
 
+    __slots__ = ("_runner",)
+
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
@@ -267,6 +269,8 @@ class Step(_Facts):
     Each verb is durable: its outcome is on disk before the call returns, and a replay gives the same outcome without doing
     anything again. Calls may be made one after the other or in parallel branches.
     """
+
+    __slots__ = ()
 
     @overload
     def run(
@@ -567,6 +571,8 @@ def _sleep_arguments(
 
 class SyncStep(_Facts):
     """The verbs of `Step` for plain functions: each call blocks its thread."""
+
+    __slots__ = ()
 
     def _scope(self, what: str) -> Call:
         check_strand()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import time
 
 import pytest
 
 from stepwell import Execution
-from tests.acceptance.harness import Site, check
+from tests.acceptance.harness import Site, check, stop_outside_a_transaction
 from tests.acceptance.programs import journey
 
 KILLS = 25
@@ -39,6 +40,41 @@ def test_sixty_executions_survive_twenty_five_kills(site: Site, seed: int) -> No
 
     assert kills >= KILLS // 2
     check(site)
+    check_journeys(site)
+
+
+@pytest.mark.guarantee("G1")
+@pytest.mark.guarantee("G4")
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("seed", [1])
+def test_three_workers_are_killed_stopped_and_asked_to_leave(site: Site, seed: int) -> None:
+    """Anything that can happen to processes, all at once; leases are so short that each longer stop costs one."""
+    dice = random.Random(seed)
+    site.prepare(journey.app, trigger(40))
+    crew = [site.start("journey", LEASE_SECONDS=0.5) for _ in range(3)]
+    spare = site.start("journey", LEASE_SECONDS=0.5, WAIT_FOR_GO=1)
+
+    for _ in range(25):
+        if not site.living():
+            break
+        progress = site.size() + dice.randint(200, 9_000)
+        site.until(lambda progress=progress: site.size() > progress or not site.living(), "the ledger to grow", 15)
+        victim = dice.randrange(len(crew))
+        match dice.choice(["kill", "stop", "stop", "leave"]):
+            case "kill":
+                crew[victim].kill()
+            case "leave":
+                crew[victim].signal(signal.SIGTERM)
+            case _:
+                stop_outside_a_transaction(site, crew[victim])
+                time.sleep(dice.choice([0.05, 0.9]))
+                crew[victim].signal(signal.SIGCONT)
+                continue
+        spare.go()
+        crew[victim], spare = spare, site.start("journey", LEASE_SECONDS=0.5, WAIT_FOR_GO=1)
+    site.await_all_ended(30)
+
+    check(site, bodies_of_zombies=True)
     check_journeys(site)
 
 

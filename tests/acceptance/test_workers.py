@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import sqlite3
 import time
-from contextlib import suppress
 
 import pytest
 
 from stepwell import Execution
-from tests.acceptance.harness import Process, Site, check
+from tests.acceptance.harness import Process, Site, check, stop_outside_a_transaction
 from tests.acceptance.programs import share
 
 TAKEOVER_SECONDS = 1.5
@@ -154,19 +151,6 @@ def worker_of(site: Site, worker: Process) -> str | None:
 
 def owned_by(site: Site, worker_id: str | None) -> list[str]:
     return [row["id"] for row in site.rows("SELECT id FROM executions WHERE owner = ?", worker_id)]
-
-
-def stop_outside_a_transaction(site: Site, worker: Process) -> None:
-    """SIGSTOP; a process that is stopped inside a write transaction stops all others too, which is outside the promise."""
-    while True:
-        os.kill(worker.pid, signal.SIGSTOP)
-        time.sleep(0.01)
-        with sqlite3.connect(site.file, timeout=0.2, isolation_level=None) as probe, suppress(sqlite3.OperationalError):
-            probe.execute("BEGIN IMMEDIATE")
-            probe.execute("ROLLBACK")
-            return
-        os.kill(worker.pid, signal.SIGCONT)
-        time.sleep(0.01)
 
 
 def check_outputs(site: Site) -> None:

@@ -374,7 +374,7 @@ async def test_branches_sleep_side_by_side() -> None:
     assert (info.finished_at - info.started_at).total_seconds() == 3 * 3600
 
 
-async def test_tasks_that_are_eager_or_shielded_keep_the_scope() -> None:
+async def test_a_shielded_call_keeps_the_scope() -> None:
     app, body = App(), Body()
 
     @app.workflow

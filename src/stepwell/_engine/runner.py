@@ -191,7 +191,7 @@ class Runner:
         self.open_code = 0
         self.busy = 0
         self.waits: dict[asyncio.Future[None], Wait] = {}
-        self.threads: set[asyncio.Future[Returned]] = set()
+        self.threads: set[asyncio.Future[Returned]] | frozenset[Never] = _NONE
         self.tasks: set[asyncio.Task[Any]] = set()
         self._main: asyncio.Task[None] | None = None
         self._unwinding: asyncio.Task[None] | None = None
@@ -203,7 +203,7 @@ class Runner:
         self._failure = ""
         self._gone = False
         self._unwound = 0
-        self._hanging: set[asyncio.Task[Any]] = set()
+        self._hanging: set[asyncio.Task[Any]] | frozenset[Never] = _NONE
         self._hanging_threads = 0
         self._check_due = False
         self._grace: asyncio.TimerHandle | None = None
@@ -225,7 +225,7 @@ class Runner:
         else:
             if claimed.deadline_at is not None:
                 self._deadline = self.host.deadlines.at(claimed.deadline_at, self._time_out)
-            self._run_main(self._call_function())
+            self._run_main(self._call_function)
 
     def request_stop(self, stop: Stop) -> None:
         """Decide how this incarnation leaves. The first decision stands, except that a lost execution stays lost."""
@@ -248,18 +248,18 @@ class Runner:
         self.draining = True
         self.check_park()
 
-    def _run_main(self, coroutine: Coroutine[Any, Any, object]) -> None:
+    def _run_main(self, call: Callable[[], Awaitable[object]]) -> None:
         context = self.host.base_context.copy()
         context.run(current.set, self.root)
         self.open_code += 1
         # Made directly, not by loop.create_task: the task factory counts what user code starts, and this is counted here.
-        self._main = asyncio.Task(self._follow(coroutine), loop=self.loop, name=f"stepwell-{self.id}", context=context)
+        self._main = asyncio.Task(self._follow(call), loop=self.loop, name=f"stepwell-{self.id}", context=context)
         self.root.task = cast("asyncio.Task[object]", self._main)
 
-    async def _follow(self, coroutine: Coroutine[Any, Any, object]) -> None:
+    async def _follow(self, call: Callable[[], Awaitable[object]]) -> None:
         stop: Stop
         try:
-            value = await coroutine
+            value = await call()
             if self.stop is not None:
                 return
             stop = Completed(self._encode_output(value))
@@ -275,12 +275,12 @@ class Runner:
             self.open_code -= 1
         self._settle(stop)
 
-    async def _call_function(self) -> object:
+    def _call_function(self) -> Awaitable[object]:
         definition = self.definition
         arguments = definition.arguments(self.step, self.claimed.input, self.host.resources)
         if definition.is_async:
-            return await cast("Awaitable[object]", definition.function(*arguments.args, **arguments.kwargs))
-        return await self.in_thread(lambda: definition.function(*arguments.args, **arguments.kwargs))
+            return definition.function(*arguments.args, **arguments.kwargs)
+        return self.in_thread(lambda: definition.function(*arguments.args, **arguments.kwargs))
 
     async def _call_on_error(self, error: str) -> object:
         definition = self.definition
@@ -297,13 +297,17 @@ class Runner:
     async def in_thread(self, fn: Callable[[], object]) -> object:
         """Run a blocking line of user code in a thread of its own."""
         thread = self.host.executor.spawn(contextvars.copy_context(), fn)
-        self.threads.add(thread)
-        thread.add_done_callback(self.threads.discard)
+        threads = self.threads = set(self.threads)
+        threads.add(thread)
+        thread.add_done_callback(self._thread_ended)
         # A thread cannot be cancelled: whoever waits for it may be, and unwinding then waits for the thread itself.
         value, error = await asyncio.shield(thread)
         if error is not None:
             raise error
         return await value if inspect.isawaitable(value) else value
+
+    def _thread_ended(self, thread: asyncio.Future[Returned]) -> None:
+        self.threads = {other for other in self.threads if other is not thread}
 
     def _encode_output(self, value: object) -> str:
         if self._cleaning_up:
@@ -348,7 +352,7 @@ class Runner:
         self._unwinding = None
         self._unwound = 0
         self.root = Call(self, None, "#on_error", "#on_error", 0, None)
-        self._run_main(self._call_on_error(error))
+        self._run_main(partial(self._call_on_error, error))
 
     def _close(self, stop: Stop) -> None:
         if self._cleaning_up and isinstance(stop, Completed | Failed):
@@ -437,7 +441,7 @@ class Runner:
         """Raise what a step call raises while the execution leaves memory; never returns."""
         self._unwound += 1
         if self._unwound > UNWOUND_LIMIT:
-            self._hanging.add(cast("asyncio.Task[Any]", asyncio.current_task()))
+            self._hanging = {*self._hanging, cast("asyncio.Task[Any]", asyncio.current_task())}
             await self.loop.create_future()
         raise Unwound
 
@@ -794,5 +798,7 @@ class Runner:
         return task
 
 
+_NONE: Final[frozenset[Never]] = frozenset()
+"""Most executions never have what would stand in this set, so they share it."""
 _ABANDONED: Final[set[asyncio.Task[Any]]] = set()
 """Tasks that did not end; kept so that asyncio does not complain about each when it is collected."""
