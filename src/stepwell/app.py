@@ -21,6 +21,7 @@ from stepwell._engine.outcome import Completed, Failed, Stop
 from stepwell._engine.runner import Runner
 from stepwell._engine.strands import install
 from stepwell._facade import Portal
+from stepwell._worker.garbage import relaxed
 from stepwell._worker.worker import Worker
 from stepwell.client import Client, Ending, checked_tags
 from stepwell.clock import Clock, SystemClock
@@ -300,6 +301,9 @@ class App:
     ) -> AsyncGenerator[Worker]:
         """Connect, and execute workflows in this event loop.
 
+        Meanwhile the event loop has a task factory that tells whose task is whose (one that was there still makes the
+        tasks), and the garbage collector, unless tuned by the program, runs less often.
+
         Args:
             concurrency: How many executions are in memory at most; waiting ones do not count.
             drain_timeout: How long, on leaving, running bodies get to end. What is left goes back to the queue.
@@ -310,7 +314,9 @@ class App:
         async with self._open() as session, AsyncExitStack() as stack:
             env = Env({name: await stack.enter_async_context(open()) for name, open in self._resources.items()})
             worker = self._worker(session, env, concurrency)
-            restore = install(asyncio.get_running_loop())
+            stack.callback(session.executor.close)
+            stack.callback(install(asyncio.get_running_loop()))
+            stack.enter_context(relaxed())
             await worker.start()
             session.client.worker = worker
             log.info("Worker %s runs %s on %s", worker.worker_id, ", ".join(self._definitions), self.database)
@@ -318,11 +324,7 @@ class App:
                 yield worker
             finally:
                 session.client.worker = None
-                try:
-                    await worker.stop(grace)
-                finally:
-                    restore()
-                    session.executor.close()
+                await worker.stop(grace)
 
     @overload
     def execute(self, workflow: Workflow[None, Out], input: None = None, /) -> Out: ...

@@ -380,7 +380,9 @@ def _check_bodies(site: Site, steps: dict[tuple[Any, ...], list[sqlite3.Row]]) -
     for id, lines in begins.items():
         in_time = [line.epoch for line in sorted(lines, key=lambda line: line.at)]
         assert in_time == sorted(in_time), f"G4 {id}: a body began under an old epoch: {in_time}"
-    for execution, path, attempt, ended_at in site.rows("SELECT execution_id, path, attempt, finished_at FROM attempts"):
+    for execution, path, attempt, ended_at in site.rows(
+        "SELECT execution_id, path, attempt, finished_at FROM attempts"
+    ):
         again = [
             line for line in begins[execution] if line.path == path and line.attempt <= attempt and line.at > ended_at
         ]

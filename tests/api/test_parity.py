@@ -366,7 +366,8 @@ async def test_on_error_runs_before_the_execution_is_failed_and_may_run_steps() 
             await execution.result()
 
         assert notes == ["a: card declined, running"]
-        assert [(step.name, step.status) for step in await execution.steps()] == [("release", "completed")]
+        steps = [(step.path, step.status) for step in await execution.steps()]
+        assert steps == [("#on_error", "failed"), ("#on_error/release", "completed")]
 
 
 @pytest.mark.parity("P1.13")

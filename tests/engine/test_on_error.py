@@ -177,7 +177,11 @@ async def test_what_it_raises_changes_nothing(
         execution = await flow.trigger()
         cause = await assert_failed(execution, "the workflow's own")
         info = await execution.info()
+        [recorded] = await execution.steps()
     assert isinstance(cause, ValueError)
+    assert (recorded.path, recorded.kind, recorded.status) == ("#on_error", "on_error", "failed")
+    assert recorded.error is not None
+    assert recorded.error.type.endswith(type(make()).__name__)
     assert info.error is not None
     assert info.error.message == "the workflow's own"
     assert any("on_error" in record.getMessage() for record in caplog.records)

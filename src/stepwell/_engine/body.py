@@ -281,7 +281,8 @@ async def _cancel_children(call: Call) -> None:
     for child in call.open_children():
         if child.worker is not None:
             child.cut = True
-            child.worker.cancel()
+            if not child.worker.cancelling():
+                child.worker.cancel()
     if workers:
         await asyncio.wait(workers)
 

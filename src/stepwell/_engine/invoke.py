@@ -229,7 +229,9 @@ async def _wait_for(call: Call) -> None:
         worker = call.worker
         if not waiters and worker is not None and not worker.done() and call.outcome is None:
             call.cut = True
-            worker.cancel()
+            if not worker.cancelling():
+                # When the execution leaves memory the worker was told so already; twice would cut its clean-up.
+                worker.cancel()
             await asyncio.wait([worker])
         raise
     if call.outcome is None and call.runner.stop is not None:

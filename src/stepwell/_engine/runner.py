@@ -268,6 +268,7 @@ class Runner:
                 return
             if self._cleaning_up:
                 log.exception("on_error of execution %s raised; its failure stands", self.id)
+                self._note_clean_up(error)
             else:
                 log.info("Execution %s of %s failed: %r", self.id, self.definition.name, error)
             stop = Failed(record_error(error))
@@ -305,6 +306,27 @@ class Runner:
         if error is not None:
             raise error
         return await value if inspect.isawaitable(value) else value
+
+    def _note_clean_up(self, error: BaseException) -> None:
+        """Record, for people, what `on_error` raised."""
+        root = self.root
+        self.note(
+            StepFinished(
+                self.id,
+                self.epoch,
+                self.run,
+                root.path,
+                root.seq,
+                "on_error",
+                "failed",
+                1,
+                None,
+                None,
+                record_error(error),
+                root.started_at,
+                self.clock.now(),
+            )
+        )
 
     def _thread_ended(self, thread: asyncio.Future[Returned]) -> None:
         self.threads = {other for other in self.threads if other is not thread}
@@ -351,7 +373,8 @@ class Runner:
         self.stop = None
         self._unwinding = None
         self._unwound = 0
-        self.root = Call(self, None, "#on_error", "#on_error", 0, None)
+        self.seq += 1
+        self.root = Call(self, None, "#on_error", "#on_error", self.seq, None, started_at=self.clock.now())
         self._run_main(partial(self._call_on_error, error))
 
     def _close(self, stop: Stop) -> None:

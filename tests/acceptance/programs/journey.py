@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 from stepwell import App, Step, StepTimeoutError, current_step
 from tests.acceptance.programs import kit
@@ -60,4 +61,4 @@ async def journey(step: Step, number: int) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    kit.main(app)
+    kit.main(app, concurrency=int(os.environ.get("CONCURRENCY", "1000")))

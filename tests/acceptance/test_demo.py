@@ -1,0 +1,30 @@
+"""The example and its demo, as a user runs them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_the_demo_proves_what_it_shows() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "order" / "demo.py")], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "bodies begun again after being recorded" in done.stdout
+
+
+@pytest.mark.timeout(60)
+def test_the_proof_of_the_example_notices_what_must_not_happen() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "examples/order"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
