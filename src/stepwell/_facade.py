@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -17,8 +18,10 @@ from stepwell.errors import WorkflowCodeError
 class Portal:
     """Runs coroutines in the app's event loop, or in one of its own when the app has none."""
 
-    def __init__(self, connect: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
+    def __init__(self, connect: Callable[[], AbstractAsyncContextManager[Any]], on_fork: Callable[[], object]) -> None:
         self._connect = connect
+        self._on_fork = on_fork
+        self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         self._stop: Callable[[], object] | None = None
@@ -49,12 +52,21 @@ class Portal:
             pass
         else:
             raise WorkflowCodeError(f"{what} blocks and was called inside an event loop. Await the async method there.")
+        if self._pid != os.getpid():
+            self._begin_anew()
         with self._lock:
             if self._loop is None:
                 self._start()
         loop = self._loop
         assert loop is not None  # noqa: S101 - set by _start
         return asyncio.run_coroutine_threadsafe(make(), loop).result()
+
+    def _begin_anew(self) -> None:
+        """This process was forked from one that had the app open: its loop and threads stayed there."""
+        self._pid = os.getpid()
+        self._loop = self._stop = None
+        self._lock = threading.Lock()
+        self._on_fork()
 
     def _start(self) -> None:
         ready: Future[None] = Future()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import os
 import random
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
@@ -29,7 +30,7 @@ from stepwell.config.load import load_config
 from stepwell.duration import Duration
 from stepwell.duration import to_us as duration_us
 from stepwell.env import Env
-from stepwell.errors import ConfigError, InvalidInputError, WorkflowCodeError
+from stepwell.errors import ConfigError, InvalidInputError, StoreUnavailableError, WorkflowCodeError
 from stepwell.execution import Execution, ExecutionList
 from stepwell.ids import Ids, Rng, check_id
 from stepwell.retry import RetryPolicy, resolve
@@ -139,7 +140,8 @@ class App:
         self._resources: dict[str, Callable[[], AbstractAsyncContextManager[Any]]] = {}
         self._stubs: Mapping[str, Callable[..., Any]] = {}
         self._client: Client | None = None
-        self.portal = Portal(self.connected)
+        self._pid = os.getpid()
+        self.portal = Portal(self.connected, self._forget_parent)
 
     def __repr__(self) -> str:
         return f"<App {self.name!r}>"
@@ -351,13 +353,15 @@ class App:
 
     @asynccontextmanager
     async def _open(self) -> AsyncGenerator[_Session]:
+        if self._pid != os.getpid():
+            self._forget_parent()
         if self._client is not None and not await self.portal.end():
             raise ConfigError(f"App {self.name!r} is open already. Open it once, and use it everywhere.")
         url = self.database
         log.info("Database: %s", url)
         async with open_store(url, clock=self._clock) as store:
             session = self._session(store)
-            self._client = session.client
+            self._client, self._pid = session.client, os.getpid()
             self.portal.entered(asyncio.get_running_loop())
             try:
                 yield session
@@ -366,6 +370,9 @@ class App:
                 self._client = None
                 session.client.close()
                 await session.journal.close()
+
+    def _forget_parent(self) -> None:
+        self._client = None
 
     def _session(self, store: OpenStore) -> _Session:
         ids, errors, journal = Ids(self._clock, self._rng), ErrorRegistry(self._errors), Journal(store)
@@ -409,6 +416,10 @@ class App:
     @property
     def client(self) -> Client:
         """The open client, or an error that says how to open one."""
+        if self._client is not None and self._pid != os.getpid():
+            raise StoreUnavailableError(
+                self.database, "the app was opened before this process was forked; open it again in the child"
+            )
         if self._client is None:
             raise ConfigError(
                 f"App {self.name!r} is not open. Use `async with app.running():` for a worker in this process, `async with app.connected():` for a client, or the *_sync methods outside an event loop."

@@ -80,6 +80,28 @@ def test_a_sleeper_does_not_keep_a_leaving_worker(site: Site) -> None:
     check(site)
 
 
+def test_a_branch_that_starts_nothing_more_does_not_keep_a_leaving_worker(site: Site) -> None:
+    """One branch is held at its next step; the worker leaves as soon as the body of the other one has ended."""
+
+    async def fill() -> None:
+        await drain.branches.trigger(1, id="b")
+
+    site.prepare(drain.app, fill)
+    worker = site.start_worker("drain", GRACE=5)
+    site.until(lambda: len(site.lines("begin")) == 2, "both branches to run")
+
+    worker.signal(signal.SIGTERM)
+    asked_at = time.monotonic()
+
+    assert worker.wait(8) == 0
+    assert time.monotonic() - asked_at < 1.0
+    assert len(site.lines("end")) == 2
+    assert not site.lines("begin", path="next")
+    site.start_worker("drain")
+    site.await_all_ended()
+    check(site)
+
+
 @pytest.mark.timeout(30)
 def test_rolling_restarts_lose_nothing(site: Site) -> None:
     """Workers one after the other, each asked to leave in the middle of the work; no execution pays for it."""

@@ -52,6 +52,9 @@ class FakePulse:
         self.asked = 0
         self.is_lost = False
 
+    def renewed(self, lease_until: int) -> None:
+        self.lease_until = lease_until
+
     def is_beating(self) -> bool:
         self.asked += 1
         if self.broken:

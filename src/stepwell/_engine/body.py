@@ -78,6 +78,8 @@ class BodyWork(Struct, gc=False):
         while True:
             if runner.draining and not (call.parent and call.parent.is_body):
                 await runner.hold(call)
+            if not runner.host.is_lease_sure():
+                await runner.make_sure()
             text, value, error = await self._attempt(call)
             if error is None:
                 # This wait is the step's commit: most executions in memory are here. Few frames, few objects.

@@ -57,6 +57,7 @@ class Journal:
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.Context()
         self._pause = 0.0
+        self._retry: asyncio.TimerHandle | None = None
         self._closed = False
         self._flushed: list[asyncio.Future[None]] = []
         self.worker_id: str | None = None
@@ -92,6 +93,9 @@ class Journal:
     async def close(self) -> None:
         """Write what is queued; what cannot be written now is given up."""
         self._closed = True
+        if self._retry is not None:
+            self._retry.cancel()
+            self._send_again()
         await self.flush()
 
     def lose_worker(self) -> None:
@@ -124,6 +128,10 @@ class Journal:
         if not isinstance(answer, asyncio.Future):
             answer = start(_awaited(answer), name="stepwell-journal")
         answer.add_done_callback(partial(self._answered, worker_id), context=self._context)
+
+    def _send_again(self) -> None:
+        self._retry = None
+        self._send()
 
     def _answered(self, worker_id: str | None, answer: asyncio.Future[Applied]) -> None:
         entries, self._sent = self._sent, []
@@ -172,7 +180,7 @@ class Journal:
             error,
             exc_info=error if unexpected else None,
         )
-        self._loop.call_later(self._pause, self._send, context=self._context)
+        self._retry = self._loop.call_later(self._pause, self._send_again, context=self._context)
         self._answer(clients, [refusal] * len(clients))
 
     def _answer(self, entries: list[_Entry], verdicts: Sequence[Verdict]) -> None:

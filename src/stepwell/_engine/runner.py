@@ -102,6 +102,10 @@ class Host(Protocol):
     """Functions that stand in for bodies in tests, by step name."""
     base_context: contextvars.Context
 
+    def is_lease_sure(self) -> bool:
+        """Whether the lease is known to be valid now: nobody can have taken anything away on the quiet."""
+        ...
+
     def look(self) -> None:
         """Told when there may be more to claim."""
         ...
@@ -591,6 +595,10 @@ class Runner:
         if self.stop is not None:
             await self.unwound()
         self.resumed()
+
+    async def make_sure(self) -> None:
+        """Find out, by a write, whether the execution is still ours, when the worker may have slept through its lease."""
+        await self.record(Resumed(self.id, self.epoch))
 
     async def hold(self, call: Call) -> Never:
         """Start nothing: the worker drains, and the execution leaves as soon as no body runs."""

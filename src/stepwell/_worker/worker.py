@@ -25,12 +25,13 @@ from stepwell._engine.failure import ErrorRegistry
 from stepwell._engine.journal import Journal
 from stepwell._engine.outcome import Completed, Failed, Lost, Park, Release, Stop
 from stepwell._engine.ports import Executor
-from stepwell._engine.runner import Runner
+from stepwell._engine.runner import HURRY_SECONDS, Runner
 from stepwell._worker import process
 from stepwell._worker.loop import Loop
 from stepwell._worker.pulse import LoopPulse
 from stepwell._worker.reaper import LOOK_SECONDS, Reaper
 from stepwell.clock import Clock
+from stepwell.errors import StoreUnavailableError
 from stepwell.ids import Ids, Rng
 from stepwell.retry import RetryPolicy
 from stepwell.store.protocol import Store
@@ -42,6 +43,10 @@ log: Final = logging.getLogger("stepwell.worker")
 CLAIM_AT_ONCE: Final = 500
 POLL_SECONDS: Final = 2.0
 """How often the queue is looked at even if nothing was heard."""
+LAST_WRITES_SECONDS: Final = 0.5
+"""How long, on leaving, the database may take to write what is left."""
+REBIRTH_SECONDS: Final = 1.0
+"""How long until a worker that could not register again after a lost lease tries once more."""
 RECONCILE_SECONDS: Final = 15.0
 SLOW_BODY_US: Final = 1_000_000
 """A body that runs longer is shown as running."""
@@ -124,6 +129,8 @@ class Worker:
     async def stop(self, grace: float) -> None:
         """Claim nothing more, let bodies end for `grace` seconds, and give the rest back."""
         await self._claiming.stop()
+        if self._rebirth is not None:
+            self._rebirth.cancel()
         await self.drain(grace)
         for loop in self._loops:
             await loop.stop()
@@ -131,13 +138,23 @@ class Worker:
             self._unsubscribe()
         if self._next_look is not None:
             self._next_look.cancel()
-        await self.journal.flush()
-        await self._store.deregister(self.worker_id)
+        try:
+            async with asyncio.timeout(LAST_WRITES_SECONDS):
+                await self.journal.flush()
+                await self._store.deregister(self.worker_id)
+        except (TimeoutError, StoreUnavailableError) as error:
+            log.error(
+                "The worker leaves without having written everything; others take over once its lease ends: %s", error
+            )
         self.journal.worker_id = None
         self.journal.on_fence = None
         if self._pulse is not None:
             self._pulse.stop()
         self.deadlines.close()
+
+    def is_lease_sure(self) -> bool:
+        """Whether the lease is known to be valid now."""
+        return self._pulse is not None and self.clock.uptime() < self._pulse.lease_until
 
     async def drain(self, grace: float) -> None:
         """Let what runs come to a good place: bodies end, no further one starts, everything goes back to the queue."""
@@ -149,7 +166,7 @@ class Worker:
             for runner in list(self.residents.values()):
                 runner.hurry = True
                 runner.request_stop(Release(self.clock.now()))
-            if not await self._emptied(15.0):
+            if not await self._emptied(1.5 * HURRY_SECONDS):
                 log.error("%d executions did not leave in time", len(self.residents))
 
     @property
@@ -208,8 +225,13 @@ class Worker:
             concurrency=self._concurrency,
             started_at=self.clock.now(),
         )
-        self._pulse = LoopPulse(self._lost)
-        await self._store.register(row, self._pulse)
+        pulse = LoopPulse(self._lost)
+        try:
+            await self._store.register(row, pulse)
+        except BaseException:
+            pulse.stop()
+            raise
+        self._pulse = pulse
         self.journal.worker_id = self.worker_id
         self.journal.fence = 0
         self.journal.on_fence = self._fence_moved
@@ -404,7 +426,13 @@ class Worker:
         self._rebirth = start(self._be_reborn(old, crashed), name="stepwell-rebirth")
 
     async def _be_reborn(self, old: str, crashed: bool) -> None:
-        await self._register()
+        while True:
+            try:
+                await self._register()
+                break
+            except StoreUnavailableError as error:
+                log.error("Worker %s cannot register; next try in %g s: %s", self.worker_id, REBIRTH_SECONDS, error)
+                await asyncio.sleep(REBIRTH_SECONDS)
         if crashed:
             await self._store.reap(self.worker_id, old, dead=True, crashed=True, now=self.clock.now())
         await self._store.deregister(old)

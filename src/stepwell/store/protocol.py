@@ -32,6 +32,10 @@ class Pulse(Protocol):
         """Asked before each renewal, in any thread: False lets the lease run out."""
         ...
 
+    def renewed(self, lease_until: int) -> None:
+        """Told, in any thread, until when the lease is valid, in `Clock.uptime()`."""
+        ...
+
     def lost(self) -> None:
         """Told, in any thread, that the worker's row is gone: everything it owned now belongs to others."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 from stepwell import App, Step
@@ -39,6 +40,16 @@ async def sleeps(step: Step, number: int) -> int:
     await step.sleep("nap", 2)
     kit.note("woke", of="nap")
     return await seen("after", step.run("after", act))
+
+
+@app.workflow
+async def branches(step: Step, number: int) -> int:
+    async def two_steps() -> int:
+        one = await seen("short", step.run("short", act, 0.1))
+        return one + await seen("next", step.run("next", act))
+
+    one, two = await asyncio.gather(two_steps(), seen("longer", step.run("longer", act, 0.4)))
+    return one + two
 
 
 @app.workflow

@@ -26,6 +26,7 @@ class _Lease(Struct):
 class Renewal(Struct, frozen=True):
     """What one transaction did to the leases; counts once it is committed."""
 
+    until: int
     kept: tuple[str, ...]
     lost: tuple[str, ...]
     neighbours: bool
@@ -44,6 +45,7 @@ class Leases:
     def add(self, worker_id: str, pulse: Pulse) -> None:
         """Renew this worker's lease from now on; its row has just been written."""
         self._leases[worker_id] = _Lease(pulse, self._clock.uptime() + RENEW_US)
+        pulse.renewed(self.until())
 
     def remove(self, worker_id: str) -> None:
         """Stop renewing."""
@@ -69,20 +71,22 @@ class Leases:
         """Write the leases, inside a transaction of the caller."""
         kept: list[str] = []
         lost: list[str] = []
+        until = self.until()
         for worker_id in due:
-            found = renew_lease(connection, worker_id, self.until())
+            found = renew_lease(connection, worker_id, until)
             (kept if found else lost).append(worker_id)
         own = msgspec.json.encode(list(self._leases)).decode()
         neighbours = connection.execute(
             query("worker_neighbours"), {"uptime": self._clock.uptime(), "own": own}
         ).fetchone()
-        return Renewal(tuple(kept), tuple(lost), bool(neighbours[0]))
+        return Renewal(until, tuple(kept), tuple(lost), bool(neighbours[0]))
 
     def confirm(self, renewal: Renewal) -> None:
         """The transaction is committed."""
         for worker_id in renewal.kept:
             if worker_id in self._leases:
                 self._leases[worker_id].due = self._clock.uptime() + RENEW_US
+                self._leases[worker_id].pulse.renewed(renewal.until)
         for worker_id in renewal.lost:
             lease = self._leases.pop(worker_id, None)
             if lease is not None:
