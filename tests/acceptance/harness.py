@@ -187,7 +187,7 @@ class Site:
 
     def await_line(self, condition: Callable[[Line], bool], what: str, seconds: float = 10.0) -> Line:
         """Wait for a line in the ledger."""
-        return self.until(lambda: next(filter(condition, self.ledger()), None), what, seconds)
+        return self.until(lambda: [line for line in self.ledger() if condition(line)], what, seconds)[0]
 
     def await_all_ended(self, seconds: float = 10.0) -> None:
         self.until(lambda: not self.living(), "all executions to end", seconds)

@@ -33,7 +33,7 @@ def test_sixty_executions_survive_twenty_five_kills(site: Site, seed: int) -> No
     kills = 0
     while kills < KILLS and site.living():
         progress = site.size() + dice.randint(1_500, 12_000)
-        site.until(lambda: site.size() > progress or not site.living(), "the ledger to grow", 15)
+        site.until(lambda progress=progress: site.size() > progress or not site.living(), "the ledger to grow", 15)
         time.sleep(dice.random() * 0.02)
         worker.kill()
         kills += 1

@@ -65,7 +65,9 @@ def supervise(site: Site, *, until: Callable[[], object]) -> int:
     deaths = 0
     worker, spare = site.start("poison"), site.start("poison", WAIT_FOR_GO=1)
     while True:
-        done = site.until(lambda: until() or (worker.ended and "died"), "the worker to end all or to die", 15)
+        done = site.until(
+            lambda worker=worker: until() or (worker.ended and "died"), "the worker to end all or to die", 15
+        )
         if done != "died":
             break
         deaths += 1

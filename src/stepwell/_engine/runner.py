@@ -752,7 +752,7 @@ class Runner:
         call.callers -= 1
         if not call.resting:
             self.busy -= 1
-        if self.waits:
+        if self.waits or self.draining:
             self.check_park()
 
     def open_extra(self, scope: Call) -> None:
@@ -818,7 +818,7 @@ class Runner:
             scope.tasks -= 1
             scope.open_strands -= 1
             self.open_bodies -= 1
-        if self.waits:
+        if self.waits or self.draining:
             self.check_park()
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> asyncio.Task[Any]:

@@ -43,7 +43,7 @@ log: Final = logging.getLogger("stepwell.worker")
 CLAIM_AT_ONCE: Final = 500
 POLL_SECONDS: Final = 2.0
 """How often the queue is looked at even if nothing was heard."""
-LAST_WRITES_SECONDS: Final = 0.5
+LAST_WRITES_SECONDS: Final = 0.25
 """How long, on leaving, the database may take to write what is left."""
 REBIRTH_SECONDS: Final = 1.0
 """How long until a worker that could not register again after a lost lease tries once more."""
@@ -166,7 +166,7 @@ class Worker:
             for runner in list(self.residents.values()):
                 runner.hurry = True
                 runner.request_stop(Release(self.clock.now()))
-            if not await self._emptied(1.5 * HURRY_SECONDS):
+            if not await self._emptied(1.1 * HURRY_SECONDS):
                 log.error("%d executions did not leave in time", len(self.residents))
 
     @property

@@ -17,8 +17,8 @@ app = App("blocked", database=kit.database())
 
 
 if faster := os.environ.get("FASTER"):
-    pulse.TICK_SECONDS /= float(faster)  # pyright: ignore[reportAttributeAccessIssue, reportConstantRedefinition]
-    pulse.WARN_SECONDS /= float(faster)  # pyright: ignore[reportAttributeAccessIssue, reportConstantRedefinition]
+    pulse.TICK_SECONDS /= float(faster)
+    pulse.WARN_SECONDS /= float(faster)
 
 
 async def block_the_loop(seconds: float) -> int:
@@ -26,7 +26,7 @@ async def block_the_loop(seconds: float) -> int:
     if after := os.environ.get("AFTER_RENEWAL"):
         await renewal()
         await asyncio.sleep(float(after))
-    time.sleep(seconds)  # noqa: ASYNC251 - the mistake that this program is about
+    time.sleep(seconds)
     value = kit.fresh()
     kit.note("end", value=value)
     return value
@@ -37,7 +37,7 @@ async def renewal() -> None:
     path = kit.database().removeprefix("sqlite:///")
     with closing(sqlite3.connect(path)) as reader:
         before = reader.execute("SELECT lease_until FROM workers").fetchone()
-        while reader.execute("SELECT lease_until FROM workers").fetchone() == before:
+        while reader.execute("SELECT lease_until FROM workers").fetchone() == before:  # noqa: ASYNC110 - another process changes it
             await asyncio.sleep(0.005)
 
 

@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from tests.acceptance.programs import remote
 from tests.acceptance.programs.remote import Order
@@ -38,10 +39,10 @@ def in_child(work: Callable[[], object]) -> str:
     return "it hangs" if os.WIFSIGNALED(status) else text.decode()
 
 
-def drive(coroutine: object) -> object:
+def drive(coroutine: Coroutine[Any, Any, object]) -> object:
     """Run a coroutine to its first error, in a child whose event loop is a copy of its parent's."""
     asyncio._set_running_loop(None)
-    return asyncio.run(coroutine)  # pyright: ignore[reportArgumentType]
+    return asyncio.run(coroutine)
 
 
 async def with_worker() -> dict[str, str]:

@@ -49,7 +49,7 @@ def note(what: str, **fields: object) -> None:
         execution=here.execution_id,
         path=here.path,
         attempt=here.attempt,
-        epoch=here._runner.epoch,  # pyright: ignore[reportPrivateUsage] - what nobody but a test wants to know
+        epoch=here._runner.epoch,
         **fields,
     )
 

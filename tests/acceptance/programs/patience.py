@@ -43,7 +43,7 @@ async def hang_once() -> int:
 
 
 async def step_was_interrupted() -> bool:
-    return current_step()._runner.epoch > 1  # pyright: ignore[reportPrivateUsage]
+    return current_step()._runner.epoch > 1
 
 
 @app.workflow

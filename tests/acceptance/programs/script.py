@@ -43,12 +43,11 @@ def main() -> None:
         saw["not found"] = str(error)
 
     totals: list[int] = []
-    threads = [
-        threading.Thread(
-            target=lambda n=n: totals.append(remote.quick.trigger_sync(Order("t", n)).result_sync(10).total)
-        )
-        for n in range(20)
-    ]
+
+    def trigger(number: int) -> None:
+        totals.append(remote.quick.trigger_sync(Order("t", number)).result_sync(10).total)
+
+    threads = [threading.Thread(target=trigger, args=(number,)) for number in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
