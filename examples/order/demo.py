@@ -1,21 +1,22 @@
 """The show: 600 orders, a worker that is killed again and again, and the proof that nothing was lost or done twice.
 
-    python examples/order/demo.py
+    python examples/order/demo.py [--folder FOLDER]
 
 Exit code 0: everything in the final table is true. 1: something is not. 130: stopped by Ctrl-C.
 """
 
+import argparse
 import asyncio
+import fcntl
 import json
 import os
 import shlex
-import shutil
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -32,13 +33,9 @@ from stepwell import ExecutionInfo
 
 STARTED_IN: Final = Path.cwd()
 HERE: Final = Path(__file__).resolve().parent
-FOLDER: Final = HERE / ".stepwell"
-DATABASE: Final = FOLDER / "stepwell.db"
-LEDGER: Final = FOLDER / "ledger.jsonl"
-LOG: Final = FOLDER / "worker.log"
-
+DEFAULT_FOLDER: Final = HERE / ".stepwell"
 CONCURRENCY: Final = 500
-WORKER: Final = (sys.executable, "-m", "stepwell", "--app", "shop:app", "--database", f"sqlite:///{DATABASE}")
+WORKER: Final = (sys.executable, "-m", "stepwell", "--app", "shop:app")
 FIRST_ORDERS: Final = 120
 ORDERS_PER_SECOND: Final = 40
 """What arrives after the first ones, whether a worker lives or not."""
@@ -56,10 +53,41 @@ class DemoError(Exception):
     """The show cannot go on."""
 
 
+class Place:
+    """The folder of one demo at a time, and what it leaves there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ledger = folder / "ledger.jsonl"
+        self.log = folder / "worker.log"
+        self.database = folder / "stepwell.db"
+        self.url = f"sqlite:///{self.database}"
+
+    @contextmanager
+    def taken(self) -> Generator[None]:
+        """Keep other demos out."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self.folder / "demo.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DemoError(f"Another demo is running in {self.folder}. Wait for it, or pass --folder.") from None
+            yield
+
+    def clear(self) -> bool:
+        """Remove what an earlier demo left, and nothing else."""
+        old = [self.ledger, self.log, *self.folder.glob(f"{self.database.name}*")]
+        found = [file for file in old if file.exists()]
+        for file in found:
+            file.unlink()
+        return bool(found)
+
+
 class Worker:
     """`stepwell worker` in a process of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place) -> None:
+        self._place = place
         self._process: asyncio.subprocess.Process | None = None
         self.started_us = 0
 
@@ -71,12 +99,12 @@ class Worker:
     async def start(self) -> None:
         """Start the process; what it says goes to the log."""
         self.started_us = _now_us()
-        with LOG.open("ab") as log:
+        with self._place.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *WORKER,
-                *("worker", "--concurrency", str(CONCURRENCY)),
+                *("--database", self._place.url, "worker", "--concurrency", str(CONCURRENCY)),
                 cwd=HERE,
-                env={**os.environ, VARIABLE: str(LEDGER)},
+                env={**os.environ, VARIABLE: str(self._place.ledger)},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -86,7 +114,9 @@ class Worker:
     def check(self) -> None:
         """Raise if the process has ended by itself."""
         if self._process is not None and self._process.returncode is not None:
-            raise DemoError(f"The worker ended by itself with exit code {self._process.returncode}.\n{_tail(LOG)}")
+            raise DemoError(
+                f"The worker ended by itself with exit code {self._process.returncode}.\n{_tail(self._place.log)}"
+            )
 
     async def kill(self) -> None:
         """SIGKILL: no handler, no last word."""
@@ -153,12 +183,13 @@ class Screen:
 class Show:
     """Trigger, kill, wait, prove."""
 
-    def __init__(self, screen: Screen, orders: Sequence[Order]) -> None:
+    def __init__(self, screen: Screen, place: Place, orders: Sequence[Order]) -> None:
         self._screen = screen
+        self._place = place
         self._orders = {order.id: order for order in orders}
         self._triggered = 0
-        self._worker = Worker()
-        self._ledger = Reader(LEDGER)
+        self._worker = Worker(place)
+        self._ledger = Reader(place.ledger)
         self._kills: list[Kill] = []
 
     async def run(self) -> list[Check]:
@@ -173,7 +204,7 @@ class Show:
                 code = await self._worker.stop()
             finally:
                 await self._worker.kill()
-            return [*prove(await self._evidence()), _check_exit(code)]
+            return [*prove(await self._evidence()), _check_exit(code, self._place.log)]
 
     async def _trigger(self, number: int) -> None:
         """Trigger what is missing to this number of orders: all of a lot, or none."""
@@ -189,7 +220,7 @@ class Show:
             await self._trigger(FIRST_ORDERS + int(self._screen.seconds * ORDERS_PER_SECOND))
             self._worker.check()
             if self._screen.seconds > PATIENCE_SECONDS:
-                raise DemoError(f"Not everything has ended after {PATIENCE_SECONDS:.0f} s.\n{_tail(LOG)}")
+                raise DemoError(f"Not everything has ended after {PATIENCE_SECONDS:.0f} s.\n{_tail(self._place.log)}")
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _look(self) -> bool:
@@ -268,23 +299,16 @@ async def _history(id: str) -> History:
     return History(info=await execution.info(), steps=await execution.steps())
 
 
-def _check_exit(code: int) -> Check:
+def _check_exit(code: int, log: Path) -> Check:
     check = Check(claim="exit code of the last worker after SIGTERM", seen=str(code))
     if code != 0:
-        check.problems.append(f"the worker ended with exit code {code}; see {LOG}")
+        check.problems.append(f"the worker ended with exit code {code}; see {log}")
     return check
 
 
 def _load_orders() -> list[Order]:
     lines = (HERE / "orders.jsonl").read_text(encoding="utf-8").splitlines()
     return [order_processing.parse_input(json.loads(line)) for line in lines]
-
-
-def _clear(console: Console) -> None:
-    if FOLDER.exists():
-        console.print(f"Removing what an earlier demo left in {FOLDER}", soft_wrap=True)
-        shutil.rmtree(FOLDER)
-    FOLDER.mkdir(mode=0o700)
 
 
 def _report(console: Console, checks: Sequence[Check], seconds: float) -> bool:
@@ -304,13 +328,15 @@ def _report(console: Console, checks: Sequence[Check], seconds: float) -> bool:
     return all(check.is_true for check in checks)
 
 
-def _farewell(console: Console) -> None:
+def _farewell(console: Console, place: Place) -> None:
     folder = os.path.relpath(HERE, STARTED_IN)
-    stepwell = os.path.relpath(Path(sys.executable).parent / "stepwell", HERE)
+    stepwell = [os.path.relpath(Path(sys.executable).parent / "stepwell", HERE)]
+    if place.folder != DEFAULT_FOLDER:
+        stepwell += ["--database", place.url]
     console.print("\nThe database is still there. Look around:\n")
-    console.print(f"  cd {shlex.quote(folder)}")
+    console.print(f"  cd {shlex.quote(folder)}", soft_wrap=True)
     for command in ("executions describe latest", "executions describe latest:failed", "executions list"):
-        console.print(f"  {shlex.quote(stepwell)} {command}")
+        console.print(f"  {shlex.join(stepwell)} {command}", soft_wrap=True)
 
 
 def _tail(file: Path, lines: int = 20) -> str:
@@ -321,29 +347,38 @@ def _now_us() -> int:
     return time.time_ns() // 1000
 
 
-async def _play(console: Console) -> bool:
+async def _play(console: Console, place: Place) -> bool:
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with Screen(console) as screen:
-        checks = await Show(screen, _load_orders()).run()
+        checks = await Show(screen, place, _load_orders()).run()
     is_true = _report(console, checks, screen.seconds)
-    _farewell(console)
+    _farewell(console, place)
     return is_true
+
+
+def _arguments() -> Place:
+    parser = argparse.ArgumentParser(description="600 orders, a worker that is killed again and again, and the proof.")
+    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="where database, ledger and log go")
+    return Place(STARTED_IN / parser.parse_args().folder)
 
 
 def main() -> int:
     """Play the show and give the exit code."""
+    place = _arguments()
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="replace")
     console = Console(highlight=False, markup=False)
     os.chdir(HERE)
-    app.use_database(f"sqlite:///{DATABASE}")
-    _clear(console)
+    app.use_database(place.url)
     try:
-        return 0 if asyncio.run(_play(console)) else 1
+        with place.taken():
+            if place.clear():
+                console.print(f"Removed what an earlier demo left in {place.folder}", soft_wrap=True)
+            return 0 if asyncio.run(_play(console, place)) else 1
     except DemoError as error:
         console.print(Text(str(error), "red"), soft_wrap=True)
         return 1

@@ -303,9 +303,9 @@ def check(site: Site, *, all_ended: bool = True, bodies_of_zombies: bool = False
         epochs = [row["epoch"] for row in history]
         assert epochs == sorted(epochs), f"I3 {id}: the epoch went back: {epochs}"
         ends = [number for number, row in enumerate(history) if row["status"] in TERMINAL]
-        assert len(ends) <= 1 and (not ends or ends[0] == len(history) - 1), f"I11 {id} changed after its end"
+        assert ends in ([], [len(history) - 1]), f"I11 {id} changed after its end"
         if ends:
-            assert history[-1]["owner"] is None and history[-1]["wake_at"] is None, f"I8 {id}"
+            assert (history[-1]["owner"], history[-1]["wake_at"]) == (None, None), f"I8 {id}"
     if all_ended:
         assert site.living() == 0, site.counts()
     steps = _versions(site, "steps", ("execution_id", "run", "path"))

@@ -97,7 +97,7 @@ def test_the_timeout_of_an_execution_counts_over_restarts(site: Site) -> None:
             == 1
         )
         assert site.value("SELECT finished_at FROM executions WHERE id = ?", id) >= deadline
-    assert site.value("SELECT finished_at FROM executions WHERE id = 'while-running'") - one < 300_000
+    assert site.value("SELECT finished_at FROM executions WHERE id = 'while-running'") - one < US
     assert len(site.lines("begin", "while-dead")) == 1, "no body begins when the time is over"
     assert not site.lines("begin", path="never")
     assert not site.rows("SELECT * FROM steps WHERE finished_at IS NULL")

@@ -204,7 +204,7 @@ async def test_a_value_with_a_type_is_the_same_live_and_on_replay(annotation: An
 
 @pytest.mark.guarantee("G2")
 @pytest.mark.parity("P1.11")
-@pytest.mark.parametrize("value", UNTYPED, ids=repr)
+@pytest.mark.parametrize("value", UNTYPED, ids=lambda value: type(value).__name__)
 async def test_a_value_without_a_type_is_the_same_live_and_on_replay(value: Any) -> None:
     live, replayed = await live_and_replayed(App(), value)
 
