@@ -39,7 +39,7 @@ WORKER: Final = (sys.executable, "-m", "stepwell", "--app", "shop:app")
 FIRST_ORDERS: Final = 120
 ORDERS_PER_SECOND: Final = 40
 """What arrives after the first ones, whether a worker lives or not."""
-KILL_AT: Final = (0.12, 0.38, 0.62)
+KILL_AT: Final = (0.12, 0.34, 0.56)
 """The shares of orders that have ended when the worker is killed."""
 MARGIN: Final = 5
 """So many more executions in flight than needed are waited for: some end while the signal is on its way."""
@@ -247,10 +247,11 @@ class Show:
         return len(running & under_way) >= LEAST_IN_FLIGHT + MARGIN
 
     def _has_recovered(self, executions: Sequence[ExecutionInfo], kill: Kill) -> bool:
-        """Whether everything that the kill hit has moved on: what dies twice without progress is taken for poison."""
+        """Whether all that the kill met running has moved on: what dies twice without progress is taken for poison."""
+        hit = {id for id, history in kill.unfinished.items() if history.info.status == "running"}
         moved = {body.execution for body in self._ledger.bodies if (body.ended_us or 0) > kill.killed_us}
         still = {info.id for info in executions if info.status in ("queued", "running")}
-        return not (still - moved) & kill.unfinished.keys()
+        return not (hit & still) - moved
 
     async def _kill(self) -> None:
         pid = self._worker.pid

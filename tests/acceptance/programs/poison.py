@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 
@@ -33,8 +34,12 @@ async def poison(step: Step) -> None:
 
 @app.workflow
 async def slow_poison(step: Step) -> None:
-    await step.run("antidote", act, 0.05)
-    await step.run("poison", kill_yourself)
+    async def kill_later() -> None:
+        kit.note("begin")
+        await asyncio.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    await step.run("poison", kill_later)
 
 
 if __name__ == "__main__":
