@@ -183,7 +183,7 @@ ID = uuid.UUID("12345678-1234-5678-1234-567812345678")
 def brief(value: Any) -> str:
     """A short name for a parametrised value, the same in every process: no addresses, no order of sets."""
     shown = f"int{value.bit_length()}" if type(value) is int else ascii(value)
-    if " at 0x" in shown or isinstance(value, set | frozenset) or "{" in shown:
+    if " at 0x" in shown or "{" in shown:
         return type(value).__name__
     return shown[:50]
 
