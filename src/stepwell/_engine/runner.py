@@ -688,7 +688,7 @@ class Runner:
     def _check_park(self) -> None:
         self._check_due = False
         if self.draining and self._is_at_rest():
-            self.request_stop(Release(self.clock.now()))
+            self.request_stop(Release(self.claimed.created_at))
             return
         park = self._wanted_park()
         if park is None:

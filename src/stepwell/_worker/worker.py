@@ -165,7 +165,7 @@ class Worker:
             log.warning("%d executions are given back although their bodies still run", len(self.residents))
             for runner in list(self.residents.values()):
                 runner.hurry = True
-                runner.request_stop(Release(self.clock.now()))
+                runner.request_stop(Release(runner.claimed.created_at))
             if not await self._emptied(1.1 * HURRY_SECONDS):
                 log.error("%d executions did not leave in time", len(self.residents))
 
