@@ -24,11 +24,12 @@ from stepwell._engine.strands import install
 from stepwell._facade import Portal
 from stepwell._worker.garbage import relaxed
 from stepwell._worker.worker import Worker
-from stepwell.client import Client, Ending, checked_tags
+from stepwell.client import Client, checked_tags
 from stepwell.clock import Clock, SystemClock
 from stepwell.config.load import load_config
 from stepwell.duration import Duration
 from stepwell.duration import to_us as duration_us
+from stepwell.endings import Ending
 from stepwell.env import Env
 from stepwell.errors import ConfigError, InvalidInputError, StoreUnavailableError, WorkflowCodeError
 from stepwell.execution import Execution, ExecutionList

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
-from stepwell._engine.background import start
 from stepwell._engine.call import current
 from stepwell._engine.definition import NO_INPUT, Definition
 from stepwell._engine.failure import ErrorRegistry, error_summary
@@ -14,6 +13,7 @@ from stepwell._engine.journal import Journal, Sender
 from stepwell.clock import Clock
 from stepwell.codec import Codec, codec_for
 from stepwell.duration import Duration, to_us
+from stepwell.endings import POLL_SECONDS, Ending, Endings, ending_of
 from stepwell.errors import (
     ExecutionAbortedError,
     ExecutionCancelledError,
@@ -32,9 +32,6 @@ from stepwell.store.transitions import Exists, NewExecution, Transition, Trigger
 from stepwell.types import STATUSES, TERMINAL
 
 T = TypeVar("T")
-
-POLL_SECONDS: Final = 1.0
-"""How often awaited executions are looked at even if nothing was heard of them."""
 
 
 class LocalWorker(Protocol):
@@ -262,7 +259,7 @@ class Client:
         ending = None
         if self.worker is None or not self.worker.is_resident(execution_id):
             row = await self.row(execution_id)
-            ending = _ending_of(row) if row.status in TERMINAL else None
+            ending = ending_of(row) if row.status in TERMINAL else None
         if ending is None and seconds is None:
             ending = await self._ended(execution_id)
         elif ending is None:
@@ -281,7 +278,7 @@ class Client:
                 return told
             row = await self.row(execution_id)
             if row.status in TERMINAL:
-                return _ending_of(row)
+                return ending_of(row)
 
     def ended(self, execution_id: str, ending: Ending | None) -> None:
         """Told by the worker in this process; None when the execution only left it."""
@@ -334,84 +331,6 @@ class _LookAfterwards:
     def settled(self, transition: Transition, verdict: Verdict) -> None:
         if verdict is None:
             self._worker.look()
-
-
-class Ending(NamedTuple):
-    """How an execution ended: `text` is the output, the recorded error, or the reason."""
-
-    status: str
-    text: str | None
-
-
-def _ending_of(row: ExecutionRow) -> Ending:
-    text = {"completed": row.output, "failed": row.error}.get(row.status, row.reason)
-    return Ending(row.status, text)
-
-
-class Endings:
-    """Who waits for the end of which execution; one shared query for all of them."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._waiting: dict[str, list[asyncio.Future[Ending | None]]] = {}
-        self._looking: asyncio.Task[None] | None = None
-        self._again = False
-        self._timer: asyncio.TimerHandle | None = None
-
-    async def wait(self, execution_id: str) -> Ending | None:
-        """Return when the execution seems to have ended, with its ending if that is known."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Ending | None] = loop.create_future()
-        self._waiting.setdefault(execution_id, []).append(future)
-        if self._timer is None:
-            self._timer = loop.call_later(POLL_SECONDS, self._poll)
-        try:
-            return await future
-        finally:
-            left = [other for other in self._waiting.get(execution_id, ()) if other is not future]
-            if left:
-                self._waiting[execution_id] = left
-            else:
-                self._waiting.pop(execution_id, None)
-
-    def tell(self, execution_id: str, ending: Ending | None = None) -> None:
-        """The execution has ended, or so it seems."""
-        for future in self._waiting.pop(execution_id, ()):
-            if not future.done():
-                future.set_result(ending)
-
-    def look(self) -> None:
-        """Ask the database for all that are awaited."""
-        if not self._waiting:
-            return
-        if self._looking is not None:
-            self._again = True
-            return
-        self._looking = start(self._ask(), name="stepwell-endings")
-
-    def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._looking is not None:
-            self._looking.cancel()
-
-    async def _ask(self) -> None:
-        try:
-            while self._waiting:
-                self._again = False
-                for execution_id in await self._store.finished(list(self._waiting)):
-                    self.tell(execution_id)
-                if not self._again:
-                    return
-        finally:
-            self._looking = None
-
-    def _poll(self) -> None:
-        self._timer = None
-        if self._waiting:
-            self._timer = asyncio.get_running_loop().call_later(POLL_SECONDS, self._poll)
-            self.look()
 
 
 _UNTYPED: Final = codec_for(Any)

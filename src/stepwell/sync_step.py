@@ -1,0 +1,232 @@
+"""`SyncStep`: what plain workflow code calls; each call blocks its thread."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+from collections.abc import Callable, Coroutine
+from datetime import datetime
+from typing import Any, Final, Literal, ParamSpec, TypeVar, TypeVarTuple, cast, overload
+
+from stepwell._engine.bridge import Mailbox, Strand, call_from_thread, carried, check_strand, strand
+from stepwell._engine.call import Call
+from stepwell._engine.choice import RaceWork, WithinWork
+from stepwell._engine.invoke import invoke
+from stepwell.duration import Duration
+from stepwell.duration import to_us as duration_us
+from stepwell.errors import InvalidInputError
+from stepwell.facts import UNSET, Facts, now_work, progress_work, sleep_arguments, until_work
+from stepwell.ids import quote_step_name
+from stepwell.retry import Backoff, RetryPolicy
+
+T = TypeVar("T")
+P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
+
+
+class SyncStep(Facts):
+    """The verbs of `Step` for plain functions: each call blocks its thread."""
+
+    __slots__ = ()
+
+    def _scope(self, what: str) -> Call:
+        check_strand()
+        return super()._scope(what)
+
+    @overload
+    def run(
+        self,
+        name: str,
+        fn: Callable[[*Ts], object],
+        /,
+        *args: *Ts,
+        returns: type[T],
+        retries: int | RetryPolicy | None = None,
+        retry_delay: Duration | None = None,
+        backoff: Backoff | None = None,
+        max_delay: Duration | None = None,
+        retry_if: Callable[[Exception], bool] | None = None,
+        timeout: Duration | None = None,
+        input: object = ...,
+        executor: Literal["thread"] | concurrent.futures.Executor | None = None,
+    ) -> T: ...
+
+    @overload
+    def run(
+        self,
+        name: str,
+        fn: Callable[[*Ts], Coroutine[Any, Any, T]],
+        /,
+        *args: *Ts,
+        retries: int | RetryPolicy | None = None,
+        retry_delay: Duration | None = None,
+        backoff: Backoff | None = None,
+        max_delay: Duration | None = None,
+        retry_if: Callable[[Exception], bool] | None = None,
+        timeout: Duration | None = None,
+        input: object = ...,
+        executor: Literal["thread"] | concurrent.futures.Executor | None = None,
+    ) -> T: ...
+
+    @overload
+    def run(
+        self,
+        name: str,
+        fn: Callable[[*Ts], T],
+        /,
+        *args: *Ts,
+        retries: int | RetryPolicy | None = None,
+        retry_delay: Duration | None = None,
+        backoff: Backoff | None = None,
+        max_delay: Duration | None = None,
+        retry_if: Callable[[Exception], bool] | None = None,
+        timeout: Duration | None = None,
+        input: object = ...,
+        executor: Literal["thread"] | concurrent.futures.Executor | None = None,
+    ) -> T: ...
+
+    @overload
+    def run(
+        self,
+        name: str,
+        fn: Callable[[*Ts], object],
+        /,
+        *args: *Ts,
+        returns: object,
+        retries: int | RetryPolicy | None = None,
+        retry_delay: Duration | None = None,
+        backoff: Backoff | None = None,
+        max_delay: Duration | None = None,
+        retry_if: Callable[[Exception], bool] | None = None,
+        timeout: Duration | None = None,
+        input: object = ...,
+        executor: Literal["thread"] | concurrent.futures.Executor | None = None,
+    ) -> Any: ...
+
+    def run(self, name: str, fn: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
+        """Run `fn(*args)` once and keep its result, as `Step.run`; plain functions run in this same thread."""
+        scope = self._scope("step.run")
+        given = {**_RUN_DEFAULTS, **options}
+        if len(given) > len(_RUN_DEFAULTS):
+            unknown = ", ".join(sorted(given.keys() - _RUN_DEFAULTS.keys()))
+            raise TypeError(f"step.run() got unknown options: {unknown} (known: {', '.join(_RUN_DEFAULTS)}).")
+        return call_from_thread(
+            "step.run",
+            lambda mailbox: invoke(
+                scope, name, self._body("step.run", name, fn, args, mailbox=mailbox, **given), inline=True
+            ),
+        )
+
+    def do(self, name: str, /, *refused: object, **options: Any) -> _SyncDo:
+        """Decorate a local function so that calling it runs it as the step `name`; options as in `run`."""
+        if refused:
+            raise TypeError(
+                f"step.do({name!r}, …) decorates a function: write @step.do({name!r}) above it, or call step.run({name!r}, fn, …)."
+            )
+        quote_step_name(name)
+        return _SyncDo(self, name, options)
+
+    @overload
+    def sleep(self, name: str, duration: Duration, /) -> None: ...
+
+    @overload
+    def sleep(self, duration: Duration, /) -> None: ...
+
+    def sleep(self, name: Duration, duration: Duration | None = None, /) -> None:
+        """Pause durably, as `Step.sleep`."""
+        scope = self._scope("step.sleep")
+        in_sequence = strand.get() is None and not carried.get()
+        place, work = sleep_arguments(scope, name, duration, in_sequence)
+        call_from_thread("step.sleep", lambda _: invoke(scope, cast("str", name), work, place=place, inline=True))
+
+    def sleep_until(self, name: str, when: datetime, /) -> None:
+        """Pause durably until a point in time, as `Step.sleep_until`."""
+        scope, work = self._scope("step.sleep_until"), until_work(when)
+        call_from_thread("step.sleep_until", lambda _: invoke(scope, name, work, inline=True))
+
+    def within(self, name: str, duration: Duration, block: Callable[[], T], /) -> T:
+        """Run a function, in a thread of its own, with a durable deadline, as `Step.within`."""
+        scope = self._scope("step.within")
+        length = duration_us(duration, what="duration", minimum=0)
+
+        async def choose(_: Mailbox) -> T:
+            side = Strand()
+            work = WithinWork(_in_thread(scope, side, block), lambda _: side.lose())
+            work.set_length(length)
+            try:
+                return await (await invoke(scope, name, work, inline=True))
+            finally:
+                work.close_unstarted()
+
+        return call_from_thread("step.within", choose)
+
+    def race(self, name: str, /, **branches: Callable[[], T]) -> tuple[str, T]:
+        """Run functions, each in a thread of its own, until the first ends, as `Step.race`."""
+        if not branches:
+            raise InvalidInputError(f"step.race({name!r}) needs at least one branch: key=function.")
+        scope = self._scope("step.race")
+
+        async def choose(_: Mailbox) -> tuple[str, T]:
+            sides = {key: Strand() for key in branches}
+            sides_run = {key: _in_thread(scope, sides[key], block) for key, block in branches.items()}
+            work = RaceWork(sides_run, lambda key: sides[key].lose())
+            try:
+                return await (await invoke(scope, name, work, inline=True))
+            finally:
+                work.close_unstarted()
+
+        return call_from_thread("step.race", choose)
+
+    def progress(self, message: str, /, *, fraction: float | None = None) -> None:
+        """Put a milestone into the history, as `Step.progress`."""
+        scope = self._scope("step.progress")
+        place, work = progress_work(message, fraction)
+        call_from_thread("step.progress", lambda _: invoke(scope, message, work, place=place, inline=True))
+
+    def now(self, name: str, /) -> datetime:
+        """The current time (UTC), recorded: a replay gives the same."""
+        scope = self._scope("step.now")
+        return call_from_thread("step.now", lambda _: invoke(scope, name, now_work(), inline=True))
+
+
+_RUN_DEFAULTS: Final[dict[str, Any]] = {
+    "retries": None,
+    "retry_delay": None,
+    "backoff": None,
+    "max_delay": None,
+    "retry_if": None,
+    "timeout": None,
+    "input": UNSET,
+    "returns": UNSET,
+    "executor": None,
+}
+
+
+class _SyncDo:
+    """What `@step.do(name)` of a SyncStep is before it has its function."""
+
+    def __init__(self, step: SyncStep, name: str, options: dict[str, Any]) -> None:
+        self._step = step
+        self._name = name
+        self._options = options
+
+    def __call__(self, fn: Callable[P, T]) -> Callable[P, T]:
+        if not callable(fn):
+            raise TypeError(f"@step.do({self._name!r}) decorates a function, got {fn!r}.")
+
+        @functools.wraps(fn)
+        def run(*args: P.args, **kwargs: P.kwargs) -> T:
+            bound: Callable[..., Any] = functools.partial(fn, **kwargs) if kwargs else fn
+            call: Any = self._step.run
+            result: Any = call(self._name, bound, *args, **self._options)
+            return result
+
+        return run
+
+
+async def _in_thread(scope: Call, side: Strand, block: Callable[[], T]) -> T:
+    def run() -> object:
+        strand.set(side)
+        return block()
+
+    return cast("T", await scope.runner.in_thread(run))
