@@ -260,6 +260,8 @@ class Client:
         if self.worker is None or not self.worker.is_resident(execution_id):
             row = await self.row(execution_id)
             ending = ending_of(row) if row.status in TERMINAL else None
+            # It may end before the wait below begins: look once more after that.
+            asyncio.get_running_loop().call_soon(self._endings.look)
         if ending is None and seconds is None:
             ending = await self._ended(execution_id)
         elif ending is None:

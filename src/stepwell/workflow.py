@@ -49,6 +49,11 @@ class Workflow(Generic[In, Out]):
         return self._definition.name
 
     @property
+    def app(self) -> App:
+        """The app that it belongs to."""
+        return self._app
+
+    @property
     def takes_input(self) -> bool:
         """Whether the function takes an input."""
         return self._definition.takes_input

@@ -26,7 +26,7 @@ class Ledger(list[str]):
 
 def in_memory(tester: Tester) -> set[str]:
     """The ids of the executions that are in the worker's memory."""
-    return set(tester._worker.residents)
+    return set(tester.worker.residents)
 
 
 async def statuses(execution: Execution[Any]) -> dict[str, str]:

@@ -600,7 +600,7 @@ def same(output: object, expected: object) -> bool:
 async def test_short_wait_stays_in_memory(shape: Shape | SyncShape, ledger: Ledger) -> None:
     workflow = shape.define(ledger, SHORT)
 
-    async with sandbox(workflow._app) as t:
+    async with sandbox(workflow.app) as t:
         execution = await workflow.trigger()
         await t.settle()
         assert in_memory(t) == {execution.id}
@@ -618,7 +618,7 @@ async def test_short_wait_stays_in_memory(shape: Shape | SyncShape, ledger: Ledg
 async def test_long_wait_leaves_memory_and_reaches_the_same_end(shape: Shape | SyncShape, ledger: Ledger) -> None:
     workflow = shape.define(ledger, LONG)
 
-    async with sandbox(workflow._app) as t:
+    async with sandbox(workflow.app) as t:
         execution = await workflow.trigger()
         await parked(t, execution.id)
         info = await execution.info()
@@ -635,7 +635,7 @@ async def test_long_wait_leaves_memory_and_reaches_the_same_end(shape: Shape | S
 async def test_crash_during_a_short_wait_changes_nothing(shape: Shape | SyncShape, ledger: Ledger) -> None:
     workflow = shape.define(ledger, SHORT)
 
-    async with sandbox(workflow._app) as t:
+    async with sandbox(workflow.app) as t:
         execution = await workflow.trigger()
         await t.settle()
         for _ in range(3):
@@ -655,11 +655,11 @@ async def test_restart_during_a_long_wait_changes_nothing(
 ) -> None:
     workflow, database = shape.define(ledger, LONG), f"sqlite:///{tmp_path / 'test.db'}"
 
-    async with sandbox(workflow._app, database=database) as t:
+    async with sandbox(workflow.app, database=database) as t:
         execution = await workflow.trigger()
         await t.settle()
         start = t.clock.now()
-    async with sandbox(workflow._app, database=database, start=from_us(start) + LONG / 2) as t:
+    async with sandbox(workflow.app, database=database, start=from_us(start) + LONG / 2) as t:
         await t.advance("1 day")
         assert same(await workflow.get_execution(execution.id).result(5), shape.output)
 

@@ -32,7 +32,7 @@ async def test_first_branch_to_end_gives_key_and_value() -> None:
 
     async with sandbox(app) as t:
         execution = await workflow.trigger()
-        await until(lambda: t._worker.bodies)
+        await until(lambda: t.worker.bodies)
         paid.set()
 
         assert await execution.result(5) == ["paid", 17]
@@ -395,7 +395,7 @@ async def test_late_result_of_a_losing_thread_is_thrown_away(ledger: Ledger) -> 
 
     async with sandbox(app) as t:
         execution = await workflow.trigger()
-        await until(lambda: t._worker.bodies)
+        await until(lambda: t.worker.bodies)
         t.clock.move_to(t.clock.now() + 3_000_000)
         try:
             assert await execution.result(5) == "quick"

@@ -19,25 +19,24 @@ import contextvars
 import inspect
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Never, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Never, cast
 
 from stepwell._engine.background import start
 from stepwell._engine.call import Call, current
-from stepwell._engine.deadlines import Deadline, Deadlines
-from stepwell._engine.failure import ErrorRegistry, record_error
-from stepwell._engine.journal import Journal
+from stepwell._engine.deadlines import Deadline
+from stepwell._engine.failure import record_error
+from stepwell._engine.host import Host
 from stepwell._engine.outcome import UNWOUND_LIMIT, Completed, Failed, Lost, Park, Release, Stop, Unwound
-from stepwell._engine.ports import Executor, Returned
-from stepwell.clock import Clock
+from stepwell._engine.ports import Returned
+from stepwell._engine.strands import Strands
 from stepwell.errors import (
     CrashLoopError,
     ExecutionTimeoutError,
     ReplayMismatchError,
     SerializationError,
 )
-from stepwell.ids import Rng
 from stepwell.retry import RetryPolicy
 from stepwell.store.records import Claimed, HistoryRow
 from stepwell.store.transitions import (
@@ -83,38 +82,6 @@ MISMATCH_PAUSE_US: Final = 30_000_000
 _PROGRESS: Final = (StepFinished, StepWaiting, StepRetrying)
 
 
-class Host(Protocol):
-    """What a runner needs of the worker that it lives in."""
-
-    clock: Clock
-    rng: Rng
-    journal: Journal
-    deadlines: Deadlines
-    executor: Executor
-    errors: ErrorRegistry
-    payload_limit: int
-    strict_names: bool
-    record_arguments: bool
-    bodies: dict[Call, int]
-    """Running bodies and when they began, oldest first; long ones get announced."""
-    resources: object
-    stubs: Mapping[str, Callable[..., object]]
-    """Functions that stand in for bodies in tests, by step name."""
-    base_context: contextvars.Context
-
-    def is_lease_sure(self) -> bool:
-        """Whether the lease is known to be valid now: nobody can have taken anything away on the quiet."""
-        ...
-
-    def look(self) -> None:
-        """Told when there may be more to claim."""
-        ...
-
-    def left(self, runner: Runner, stop: Stop) -> None:
-        """Told once, when the incarnation is over and everything about it is written."""
-        ...
-
-
 class Wait(NamedTuple):
     """Something that waits for a stored time; a deadline around other code is not `durable`: it is no reason to park."""
 
@@ -133,7 +100,7 @@ def _set(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-class Runner:
+class Runner(Strands):
     """One incarnation of an execution."""
 
     __slots__ = (
@@ -151,7 +118,6 @@ class Runner:
         "_shown_sleeping",
         "_unwinding",
         "_unwound",
-        "busy",
         "claimed",
         "clock",
         "definition",
@@ -162,8 +128,6 @@ class Runner:
         "hurry",
         "id",
         "loop",
-        "open_bodies",
-        "open_code",
         "policy",
         "root",
         "run",
@@ -191,9 +155,7 @@ class Runner:
         self.stop: Stop | None = None
         self.root = Call(self, None, "", "", 0, None)
         self.writes = 0
-        self.open_bodies = 0
-        self.open_code = 0
-        self.busy = 0
+        super().__init__()
         self.waits: dict[asyncio.Future[None], Wait] = {}
         self.threads: set[asyncio.Future[Returned]] | frozenset[Never] = _NONE
         self.tasks: set[asyncio.Task[Any]] = set()
@@ -731,17 +693,6 @@ class Runner:
 
     # ---------------------------------------------------------------------------------------------- strands
 
-    def enter_call(self, scope: Call, call: Call) -> None:
-        """A strand of this scope is inside this call from now on."""
-        if scope.is_body:
-            scope.open_strands -= 1
-            self.open_bodies -= 1
-        else:
-            self.open_code -= 1
-        call.callers += 1
-        if not call.resting:
-            self.busy += 1
-
     def leave_call(self, scope: Call, call: Call) -> None:
         """The strand is in user code again."""
         if scope.is_body:
@@ -754,50 +705,6 @@ class Runner:
             self.busy -= 1
         if self.waits or self.draining:
             self.check_park()
-
-    def open_extra(self, scope: Call) -> None:
-        """A thread of the user's own, which nobody counted, comes with a call."""
-        if scope.is_body:
-            scope.open_strands += 1
-            self.open_bodies += 1
-        else:
-            self.open_code += 1
-
-    def close_extra(self, scope: Call) -> None:
-        """It has gone on its own way."""
-        if scope.is_body:
-            scope.open_strands -= 1
-            self.open_bodies -= 1
-        else:
-            self.open_code -= 1
-
-    def rest(self, call: Call) -> None:
-        """The call waits for a stored time, or its body's own strands are counted from now on."""
-        if not call.resting:
-            call.resting = True
-            self.busy -= call.callers
-
-    def wake(self, call: Call) -> None:
-        """The call has something to do again."""
-        if call.resting:
-            call.resting = False
-            self.busy += call.callers
-
-    def enter_body(self, call: Call) -> None:
-        """A body begins: its own strand is open."""
-        if not call.resting:
-            call.resting = True
-            self.busy -= call.callers
-        call.open_strands = 1
-        self.open_bodies += 1
-
-    def leave_body(self, call: Call) -> None:
-        """The body has ended; tasks that it left behind do not count any more."""
-        self.open_bodies -= call.open_strands
-        call.open_strands = call.tasks = 0
-        if call.resting:
-            call.resting = False
-            self.busy += call.callers
 
     def adopt(self, task: asyncio.Task[Any], scope: Call) -> None:
         """Count a task that user code has started. Tasks of workflow code end with the execution at the latest."""

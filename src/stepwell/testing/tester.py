@@ -31,7 +31,7 @@ class Tester:
     def __init__(self, app: App, clock: ManualClock, worker: Worker, stubs: dict[str, Callable[..., Any]]) -> None:
         self.app = app
         self.clock = clock
-        self._worker = worker
+        self.worker = worker
         self._stubs = stubs
 
     def stub(
@@ -82,22 +82,22 @@ class Tester:
             TimeoutError: It names the bodies that still run.
         """
         if not await self._settled(duration_us(timeout) / 1_000_000):
-            running = ", ".join(self._worker.running_steps()) or "workflow code"
+            running = ", ".join(self.worker.running_steps()) or "workflow code"
             raise TimeoutError(f"Not everything has come to rest: {running} still runs.")
 
     async def _settled(self, seconds: float) -> bool:
         loop = asyncio.get_running_loop()
         end, calm = loop.time() + seconds, 0
-        while calm < (_THREAD_CALM if self._worker.has_threads() else _CALM):
+        while calm < (_THREAD_CALM if self.worker.has_threads() else _CALM):
             await asyncio.sleep(_TURN_SECONDS)
-            calm = calm + 1 if self._worker.is_settled() else 0
+            calm = calm + 1 if self.worker.is_settled() else 0
             if loop.time() >= end:
                 return False
         return True
 
     async def crash(self) -> None:
         """Lose everything in memory, as if the process had died; a new worker continues from what was recorded."""
-        await self._worker.crash()
+        await self.worker.crash()
 
 
 @asynccontextmanager
