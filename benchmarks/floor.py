@@ -121,7 +121,8 @@ class Floor:
 
 def _insert(connection: sqlite3.Connection, new: list[_Row]) -> None:
     executions = [
-        (id, "floor", "running", _OWNER, 1, None, 0, None, None, None, None, None, None, now, now) for id, _, now in new
+        (id, "floor", "running", _OWNER, 1, None, 0, *(None,) * 3, None, False, *(None,) * 5, now, now)
+        for id, _, now in new
     ]
     connection.executemany(query("execution_insert"), executions)
     connection.executemany(query("payload_insert"), [(id, input) for id, input, _ in new])
@@ -174,7 +175,7 @@ async def _step(floor: Floor, id: str, number: int) -> None:
     began = _now()
     output = _encode(await body(number)).decode()
     path = f"step-{number}"
-    row = (id, 1, 1, path, number, "run", "completed", 1, preview, output, None, began, _now())
+    row = (id, 1, 1, path, number, "run", "completed", 1, preview, output, None, began, _now(), 0)
     await floor.write(floor.steps, row)
 
 

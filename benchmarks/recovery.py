@@ -166,7 +166,7 @@ def _record_steps(path: Path, execution_id: str, steps: int) -> None:
     for number in range(steps):
         output = msgspec.json.encode({"number": number}).decode()
         place = (execution_id, 1, 1, f"step-{number}", number + 1)
-        rows.append((*place, "run", "completed", 1, f"[{number}]", output, None, now + number, now + number))
+        rows.append((*place, "run", "completed", 1, f"[{number}]", output, None, now + number, now + number, 0))
     with opened(path) as connection:
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(query("step_finished"), rows)

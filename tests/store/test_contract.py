@@ -64,7 +64,7 @@ async def test_direct_start_is_owned_at_epoch_1(store: OpenStore) -> None:
 
     row = await get(store)
     assert (row.status, row.owner, row.epoch, row.started_at, row.deadline_at) == ("running", "w", 1, NOW, NOW + 5)
-    assert (await store.owned("w")).executions == [("e", 1)]
+    assert (await store.owned("w")).executions == [("e", 1, 0)]
 
 
 async def test_direct_start_by_a_worker_that_is_gone_is_queued(store: OpenStore) -> None:
@@ -574,7 +574,7 @@ async def test_claim_gives_all_that_replay_needs(store: OpenStore) -> None:
     assert (claimed.created_at, claimed.started_at, claimed.deadline_at) == (NOW, NOW + 1, NOW + 8)
     assert (claimed.crashes, claimed.failing) == (0, None)
     history = {row.path: row for row in claimed.history}
-    assert tuple(history["a"]) == ("a", 1, "run", "completed", 1, "1", None, None, NOW + 1)
+    assert tuple(history["a"]) == ("a", 1, "run", "completed", 1, "1", None, None, NOW + 1, 0)
     assert (history["b"].status, history["b"].error) == ("failed", '"no"')
     assert (history["c"].status, history["c"].attempt, history["c"].wake_at) == ("retrying", 2, NOW + SECOND)
     assert await store.load("w", ["e", "nowhere"]) == [claimed]

@@ -272,6 +272,9 @@ class Worker:
             options=new.options,
             version=new.version,
             crashes=0,
+            ending=None,
+            reason=None,
+            signal=0,
             failing=None,
             history=[],
         )
@@ -395,7 +398,7 @@ class Worker:
         if owned.fence is None:
             self._lost()
             return
-        epochs = dict(owned.executions)
+        epochs = {id: epoch for id, epoch, _ in owned.executions}
         for runner in before:
             # Only who was here before the list was read: what came since may be ours without standing in it.
             if epochs.get(runner.id) != runner.epoch:

@@ -21,10 +21,16 @@ class HistoryRow(NamedTuple):
     error: str | None
     wake_at: int | None
     started_at: int
+    undo: int
 
 
 class Claimed(Struct, frozen=True, gc=False):
-    """An execution that this worker owns from now on, with the history of its current run."""
+    """An execution that this worker owns from now on, with the history of its current run.
+
+    `ending` is what the run will end as when it has been decided already and only cleaning up is left: `failed`, with the
+    error in `failing`, or `cancelled`, with its `reason`. `signal` is compared with `Owned`: when it differs, the owner
+    loads the execution again, for somebody has paused it or ended its sleep.
+    """
 
     id: str
     workflow: str
@@ -38,6 +44,9 @@ class Claimed(Struct, frozen=True, gc=False):
     options: str | None
     version: str | None
     crashes: int
+    ending: str | None
+    reason: str | None
+    signal: int
     failing: str | None
     history: list[HistoryRow]
 
@@ -58,10 +67,10 @@ class Applied(Struct, frozen=True):
 
 
 class Owned(Struct, frozen=True):
-    """All that a worker owns, read after its fence: `(execution id, epoch)`. `fence` is None when the worker is gone."""
+    """All that a worker owns, read after its fence: `(execution id, epoch, signal)`. `fence` is None when the worker is gone."""
 
     fence: int | None
-    executions: list[tuple[str, int]]
+    executions: list[tuple[str, int, int]]
 
 
 class Taken(Struct, frozen=True):

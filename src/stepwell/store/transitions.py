@@ -34,6 +34,10 @@ class NewExecution(Struct, frozen=True, gc=False):
     priority: int = 0
     version: str | None = None
     parent_id: str | None = None
+    parent_run: int | None = None
+    parent_path: str | None = None
+    attached: bool = False
+    retention: int | None = None
     options: str | None = None
     timeout: int | None = None
     deadline_at: int | None = None
@@ -109,8 +113,8 @@ class StepRetrying(Struct, frozen=True, gc=False):
 class StepFinished(Struct, frozen=True, gc=False):
     """Owner: a step ended as `completed`, `failed` or `cancelled`. One row; the first that is written stays.
 
-    A failed step of kind `run` leaves a row in `attempts` too. The field order is the parameter order of
-    `step_finished.sql`.
+    A failed step of kind `run` leaves a row in `attempts` too. `undo` is 1 if it has an undo, to be run when the execution
+    fails. The field order is the parameter order of `step_finished.sql`.
     """
 
     execution_id: str
@@ -126,6 +130,7 @@ class StepFinished(Struct, frozen=True, gc=False):
     error: str | None
     started_at: int
     finished_at: int
+    undo: int = 0
 
 
 class StepFlagged(Struct, frozen=True, gc=False):

@@ -33,7 +33,7 @@ def workers(connection: sqlite3.Connection) -> list[WorkerRow]:
 def owned(connection: sqlite3.Connection, worker_id: str) -> Owned:
     """The fence, then what the worker owns."""
     fence = run_query(connection, "worker_fence", worker_id=worker_id).fetchone()
-    executions = [(id, epoch) for id, epoch in run_query(connection, "owned", worker_id=worker_id)]
+    executions = [(id, epoch, signal) for id, epoch, signal in run_query(connection, "owned", worker_id=worker_id)]
     return Owned(None if fence is None else fence[0], executions)
 
 

@@ -43,12 +43,18 @@ CREATE TABLE executions (
     priority     INTEGER NOT NULL,
     version      TEXT,
     parent_id    TEXT,
+    parent_run   INTEGER, -- the run and the step of the parent that started it
+    parent_path  TEXT,
+    attached     INTEGER NOT NULL DEFAULT 0, -- 1: is cancelled when its parent ends badly
     options      TEXT,
     timeout      INTEGER,
     deadline_at  INTEGER,
     crashes      INTEGER NOT NULL DEFAULT 0, -- deaths in a row, as counted by claims
     crashed      INTEGER NOT NULL DEFAULT 0, -- 1: its last worker died; the next claim counts it
-    failing      INTEGER NOT NULL DEFAULT 0, -- 1: has failed with payloads.error and only cleans up
+    ending       TEXT, -- 'failed' (with payloads.error), 'cancelled': decided already, only cleans up
+    orphaning    INTEGER NOT NULL DEFAULT 0, -- 1: ended badly, its attached children are still to be cancelled
+    signal       INTEGER NOT NULL DEFAULT 0, -- raised by what the owner must look at: pause, wake
+    retention    INTEGER, -- how long it is kept after its end; NULL: for ever
     reason       TEXT,
     request      TEXT,
     created_at   INTEGER NOT NULL,
@@ -76,6 +82,10 @@ CREATE TABLE payloads (
     input        TEXT,
     output       TEXT,
     error        TEXT,
+    status       TEXT, -- of a run that another one has followed, as are the next three; NULL for the current run
+    reason       TEXT,
+    started_at   INTEGER,
+    finished_at  INTEGER,
     PRIMARY KEY (execution_id, run)
 );
 
@@ -92,6 +102,8 @@ CREATE TABLE steps (
     output       TEXT,
     error        TEXT,
     flag         TEXT,
+    awaits       TEXT, -- of a listening step: the name of the event, or the id of the execution
+    undo         INTEGER NOT NULL DEFAULT 0, -- 1: has an undo
     started_at   INTEGER NOT NULL,
     finished_at  INTEGER,
     wake_at      INTEGER,

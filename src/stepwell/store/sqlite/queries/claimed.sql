@@ -11,7 +11,10 @@ SELECT
     e.options,
     e.version,
     e.crashes,
-    CASE WHEN e.failing THEN p.error END AS failing
+    e.ending,
+    e.reason,
+    e.signal,
+    CASE WHEN e.ending = 'failed' THEN p.error END AS failing
 FROM json_each(:ids) AS wanted
 CROSS JOIN executions AS e ON e.id = wanted.value
 LEFT JOIN payloads AS p ON p.execution_id = e.id AND p.run = e.run

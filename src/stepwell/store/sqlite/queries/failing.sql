@@ -1,3 +1,3 @@
 UPDATE executions
-SET failing = 1
+SET ending = 'failed'
 WHERE id = ? AND owner = ? AND epoch = ?

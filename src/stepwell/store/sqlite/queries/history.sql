@@ -8,7 +8,8 @@ SELECT
     s.output,
     s.error,
     s.wake_at,
-    s.started_at
+    s.started_at,
+    s.undo
 FROM json_each(:ids) AS wanted
 CROSS JOIN executions AS e ON e.id = wanted.value
 CROSS JOIN steps AS s ON s.execution_id = e.id AND s.run = e.run

@@ -7,7 +7,7 @@ SELECT
     e.wake_at,
     e.crashes,
     e.crashed,
-    e.failing,
+    e.ending,
     COUNT(s.path),
     COUNT(s.finished_at),
     TOTAL(s.attempt),
