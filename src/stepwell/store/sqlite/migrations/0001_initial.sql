@@ -69,7 +69,7 @@ CREATE INDEX executions_due ON executions (workflow, wake_at, id)
     WHERE owner IS NULL AND status IN ('sleeping', 'listening') AND wake_at IS NOT NULL AND crashes + crashed < 2;
 CREATE INDEX executions_suspect ON executions (workflow, wake_at, id)
     WHERE owner IS NULL AND status IN ('queued', 'sleeping', 'listening') AND wake_at IS NOT NULL AND crashes + crashed >= 2;
-CREATE INDEX executions_owner ON executions (owner, id, epoch) WHERE owner IS NOT NULL;
+CREATE INDEX executions_owner ON executions (owner, id, epoch, signal) WHERE owner IS NOT NULL;
 
 -- Lists for people. A list of a workflow merges its nine statuses.
 CREATE INDEX executions_created ON executions (created_at, id);
