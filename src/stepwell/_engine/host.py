@@ -6,6 +6,7 @@ import contextvars
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from stepwell._engine.arrivals import Arrivals
 from stepwell._engine.call import Call
 from stepwell._engine.deadlines import Deadlines
 from stepwell._engine.failure import ErrorRegistry
@@ -26,6 +27,7 @@ class Host(Protocol):
     rng: Rng
     journal: Journal
     deadlines: Deadlines
+    arrivals: Arrivals
     executor: Executor
     errors: ErrorRegistry
     payload_limit: int
@@ -40,6 +42,10 @@ class Host(Protocol):
 
     def is_lease_sure(self) -> bool:
         """Whether the lease is known to be valid now: nobody can have taken anything away on the quiet."""
+        ...
+
+    def has_room(self) -> bool:
+        """Whether there is room in memory for all who want to run."""
         ...
 
     def look(self) -> None:

@@ -19,7 +19,15 @@ from stepwell._engine.background import start
 from stepwell.errors import StepwellError, StoreUnavailableError
 from stepwell.store.protocol import Store
 from stepwell.store.records import Applied
-from stepwell.store.transitions import OwnerTransition, Refused, Transition, Triggered, TriggeredMany, Verdict
+from stepwell.store.transitions import (
+    EventSent,
+    OwnerTransition,
+    Refused,
+    Transition,
+    Triggered,
+    TriggeredMany,
+    Verdict,
+)
 
 log: Final = logging.getLogger("stepwell.journal")
 
@@ -35,7 +43,7 @@ class Sender(Protocol):
     def settled(self, transition: Transition, verdict: Verdict) -> None: ...
 
 
-_CLIENT: Final = (Triggered, TriggeredMany)
+_CLIENT: Final = (Triggered, TriggeredMany, EventSent)
 
 
 class _Entry(Struct, gc=False):
@@ -64,6 +72,7 @@ class Journal:
         self.fence = 0
         self.on_fence: Callable[[int | None], object] | None = None
         self.on_written: Callable[[], object] | None = None
+        self.on_woken: Callable[[], object] | None = None
 
     def append(self, transition: Transition, sender: Sender | None = None) -> asyncio.Future[Verdict]:
         """Queue a transition; the future gives its verdict. Cancelling the future does not withdraw the transition."""
@@ -146,6 +155,8 @@ class Journal:
             # The next batch goes before the answers of this one are worked on: the writer need not wait for that.
             self._send()
             self._answer(entries, applied.verdicts)
+            if applied.woken and self.on_woken is not None:
+                self.on_woken()
             if self.on_written is not None:
                 self.on_written()
         if self._flushed and not self.is_busy():

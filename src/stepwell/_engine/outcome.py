@@ -43,10 +43,11 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Everything waits for longer: leave memory until `wake_at`."""
+    """Everything waits for longer: leave memory until `wake_at`, or until something arrives."""
 
-    wake_at: int
+    wake_at: int | None
     waiting_for: str
+    status: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ from stepwell._engine.call import Call, current
 from stepwell._engine.deadlines import Deadline
 from stepwell._engine.failure import record_error
 from stepwell._engine.host import Host
-from stepwell._engine.outcome import UNWOUND_LIMIT, Completed, Failed, Lost, Park, Release, Stop, Unwound
+from stepwell._engine.listening import Inbox
+from stepwell._engine.outcome import UNWOUND_LIMIT, Completed, Failed, Lost, Outcome, Park, Release, Stop, Unwound
 from stepwell._engine.ports import Returned
 from stepwell._engine.strands import Strands
 from stepwell.errors import (
@@ -64,6 +65,8 @@ log: Final = logging.getLogger("stepwell")
 
 STAYS_IN_MEMORY_US: Final = 5_000_000
 """Waits up to this long do not park."""
+STAYS_AFTER_ARRIVAL_SECONDS: Final = 2.0
+"""How long an execution that listens stays in memory after something has arrived, for more may follow at once."""
 PARK_GRACE_SECONDS = 1.0
 """How long open workflow code beside a long wait may take to reach its next step before the execution parks."""
 BODY_GRACES: Final = 10
@@ -83,16 +86,16 @@ _PROGRESS: Final = (StepFinished, StepWaiting, StepRetrying)
 
 
 class Wait(NamedTuple):
-    """Something that waits for a stored time; a deadline around other code is not `durable`: it is no reason to park."""
+    """Something that waits for a stored time, or for what comes from outside.
 
-    when: int
+    A deadline around other code is not `durable`: it is no reason to park.
+    """
+
+    when: int | None
     path: str
     durable: bool
-    deadline: Deadline
-
-
-def _when(wait: Wait) -> int:
-    return wait.when
+    listening: bool
+    deadline: Deadline | None
 
 
 def _set(future: asyncio.Future[None]) -> None:
@@ -114,6 +117,8 @@ class Runner(Strands):
         "_grace",
         "_hanging",
         "_hanging_threads",
+        "_inbox",
+        "_lively",
         "_main",
         "_shown_sleeping",
         "_unwinding",
@@ -174,6 +179,8 @@ class Runner(Strands):
         self._check_due = False
         self._grace: asyncio.TimerHandle | None = None
         self._deadline = None
+        self._inbox: Inbox | None = None
+        self._lively: asyncio.TimerHandle | None = None
         self.draining = False
         self.hurry = False
 
@@ -353,6 +360,8 @@ class Runner(Strands):
             self._deadline.cancel()
         if self._grace is not None:
             self._grace.cancel()
+        if self._lively is not None:
+            self._lively.cancel()
         transition = self._last_transition(stop)
         if transition is None:
             self._depart(stop)
@@ -366,8 +375,8 @@ class Runner(Strands):
                 return Finished(self.id, self.epoch, self.run, "completed", text, None, None, now)
             case Failed(error):
                 return Finished(self.id, self.epoch, self.run, "failed", None, error, None, now)
-            case Park(wake_at, waiting_for):
-                return Parked(self.id, self.epoch, "sleeping", wake_at, waiting_for)
+            case Park(wake_at, waiting_for, status):
+                return Parked(self.id, self.epoch, status, wake_at, waiting_for)
             case Release(wake_at, waiting_for):
                 return Released(self.id, self.epoch, wake_at, waiting_for)
             case Lost():
@@ -466,6 +475,40 @@ class Runner(Strands):
         if verdict is not None or self.stop is not None:
             await self.unwound()
 
+    async def answer(
+        self, transition: OwnerTransition, call: Call, outcome_of: Callable[[Verdict], Outcome | None]
+    ) -> Verdict:
+        """Write a transition that is answered, and give the answer.
+
+        A caller that is cancelled meanwhile waits for the answer all the same: if that is an outcome, the call has it.
+
+        Raises:
+            Exception: The transition cannot be stored.
+            Unwound: The execution is leaving memory, or belongs to another worker.
+        """
+        if self.stop is not None:
+            await self.unwound()
+        future = self.send(transition)
+        cancelled: asyncio.CancelledError | None = None
+        while not future.done():
+            try:
+                await asyncio.shield(future)
+            except asyncio.CancelledError as error:
+                if self.stop is not None:
+                    raise
+                cancelled = error
+        verdict = future.result()
+        if cancelled is not None:
+            outcome = outcome_of(verdict)
+            if outcome is not None:
+                call.settle_later(outcome)
+            raise cancelled
+        if isinstance(verdict, Exception):
+            raise verdict
+        if isinstance(verdict, Refused) or self.stop is not None:
+            await self.unwound()
+        return verdict
+
     def send(self, transition: OwnerTransition) -> asyncio.Future[Verdict]:
         """Write a transition of an execution that is not leaving; the future gives the verdict."""
         if self._crashed:
@@ -495,7 +538,7 @@ class Runner(Strands):
     def settled(self, transition: Transition, verdict: Verdict) -> None:
         """The journal's answer to each transition of this runner."""
         self.writes -= 1
-        if verdict is not None:
+        if verdict is not None and isinstance(verdict, Refused | Exception):
             self._not_written(transition, verdict)
         elif self.writes:
             return
@@ -558,6 +601,40 @@ class Runner(Strands):
             await self.unwound()
         self.resumed()
 
+    @property
+    def inbox(self) -> Inbox:
+        """The steps that listen for events."""
+        if self._inbox is None:
+            self._inbox = Inbox(self)
+        return self._inbox
+
+    def start_listening(self, when: int | None, path: str) -> asyncio.Future[None]:
+        """A future for something that comes from outside, done at a stored time at the latest."""
+        return self._wait(when, path, durable=True, listening=True)
+
+    async def listen_on(self, call: Call, future: asyncio.Future[None]) -> None:
+        """Wait for it, in memory or out of it."""
+        self.rest(call)
+        self.check_park()
+        try:
+            await future
+        finally:
+            self.wake(call)
+            self._end_wait(future)
+        if self.stop is not None:
+            await self.unwound()
+        self.stay_for_more()
+
+    def stay_for_more(self) -> None:
+        """Something has arrived: stay in memory for a while, so that what follows need not replay everything."""
+        if self._lively is not None:
+            self._lively.cancel()
+        self._lively = self.loop.call_later(STAYS_AFTER_ARRIVAL_SECONDS, self._calm)
+
+    def _calm(self) -> None:
+        self._lively = None
+        self.check_park()
+
     async def make_sure(self) -> None:
         """Find out, by a write, whether the execution is still ours, when the worker may have slept through its lease."""
         await self.record(Resumed(self.id, self.epoch))
@@ -596,14 +673,18 @@ class Runner(Strands):
         """The deadline does not matter any more."""
         self._end_wait(future)
 
-    def _wait(self, when: int, path: str, *, durable: bool) -> asyncio.Future[None]:
+    def _wait(
+        self, when: int | None, path: str, *, durable: bool, listening: bool = False
+    ) -> asyncio.Future[None]:
         future: asyncio.Future[None] = self.loop.create_future()
-        deadline = self.host.deadlines.at(when, partial(_set, future))
-        self.waits[future] = Wait(when, path, durable, deadline)
+        deadline = None if when is None else self.host.deadlines.at(when, partial(_set, future))
+        self.waits[future] = Wait(when, path, durable, listening, deadline)
         return future
 
     def _end_wait(self, future: asyncio.Future[None]) -> None:
-        self.waits.pop(future).deadline.cancel()
+        deadline = self.waits.pop(future).deadline
+        if deadline is not None:
+            deadline.cancel()
         if future.done():
             if not future.cancelled():
                 future.exception()
@@ -616,10 +697,10 @@ class Runner(Strands):
         self._shown_sleeping = self._shown_sleeping or idle
         return idle
 
-    def idle_again(self, wake_at: int, path: str) -> None:
+    def idle_again(self, wake_at: int | None, path: str, status: str = "sleeping") -> None:
         """A recorded wait is taken up in memory. Whoever dies now did not die of this execution."""
         if self.is_idle():
-            self.note(Idle(self.id, self.epoch, "sleeping", wake_at, path))
+            self.note(Idle(self.id, self.epoch, status, wake_at, path))
 
     def is_waiting(self) -> bool:
         """Whether the execution only waits for stored times, with nothing running and nothing to write."""
@@ -673,13 +754,18 @@ class Runner(Strands):
             return None
         if any(future.done() for future in self.waits) or not any(wait.durable for wait in self.waits.values()):
             return None
-        first = min(self.waits.values(), key=_when)
-        if first.when - self.clock.now() <= STAYS_IN_MEMORY_US:
+        waits = self.waits.values()
+        listening = any(wait.listening for wait in waits)
+        if listening and self._lively is not None and self.host.has_room():
             return None
+        when = min((wait.when for wait in waits if wait.when is not None), default=None)
+        if when is not None and when - self.clock.now() <= STAYS_IN_MEMORY_US:
+            return None
+        path = next(wait.path for wait in waits if wait.when == when)
         deadline = self.claimed.deadline_at
-        if deadline is not None and deadline < first.when and not self._cleaning_up:
-            return Park(deadline, first.path)
-        return Park(first.when, first.path)
+        if deadline is not None and (when is None or deadline < when) and not self._cleaning_up:
+            when = deadline
+        return Park(when, path, "listening" if listening else "sleeping")
 
     def _grace_over(self, seq: int) -> None:
         self._grace = None

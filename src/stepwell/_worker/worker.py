@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from stepwell._engine.arrivals import Arrivals
 from stepwell._engine.background import start
 from stepwell._engine.call import Call
 from stepwell._engine.deadlines import Deadlines
@@ -48,6 +49,10 @@ LAST_WRITES_SECONDS: Final = 0.25
 REBIRTH_SECONDS: Final = 1.0
 """How long until a worker that could not register again after a lost lease tries once more."""
 RECONCILE_SECONDS: Final = 15.0
+ORPHANS_SECONDS: Final = 5.0
+"""How often one looks for children whose parent has ended badly, even if nothing was heard."""
+ORPHANS_AT_ONCE: Final = 500
+EXPECTED_AT_ONCE: Final = 1_000
 SLOW_BODY_US: Final = 1_000_000
 """A body that runs longer is shown as running."""
 
@@ -89,6 +94,7 @@ class Worker:
         self.strict_names = strict_names
         self.record_arguments = record_arguments
         self.deadlines = Deadlines(clock)
+        self.arrivals = Arrivals()
         self.bodies: dict[Call, int] = {}
         self.base_context = contextvars.copy_context()
         self.residents: dict[str, Runner] = {}
@@ -113,7 +119,16 @@ class Worker:
         self._reaping = Loop("reap", self._reap, interval=LOOK_SECONDS)
         self._reconciling = Loop("reconcile", self._reconcile, interval=RECONCILE_SECONDS)
         self._announcing = Loop("announce", self._announce, interval=SLOW_BODY_US / 4_000_000)
-        self._loops = (self._claiming, self._reaping, self._reconciling, self._announcing)
+        self._hearing = Loop("arrivals", self._hear, interval=POLL_SECONDS)
+        self._orphans = Loop("orphans", self._cancel_orphans, interval=ORPHANS_SECONDS)
+        self._loops = (
+            self._claiming,
+            self._reaping,
+            self._reconciling,
+            self._announcing,
+            self._hearing,
+            self._orphans,
+        )
         self._pulse: LoopPulse | None = None
         self._unsubscribe: Callable[[], None] | None = None
         self._rebirth: asyncio.Task[None] | None = None
@@ -148,6 +163,7 @@ class Worker:
             )
         self.journal.worker_id = None
         self.journal.on_fence = None
+        self.journal.on_woken = None
         if self._pulse is not None:
             self._pulse.stop()
         self.deadlines.close()
@@ -235,6 +251,7 @@ class Worker:
         self.journal.worker_id = self.worker_id
         self.journal.fence = 0
         self.journal.on_fence = self._fence_moved
+        self.journal.on_woken = self.look
 
     # ---------------------------------------------------------------------------------------------- direct starts
 
@@ -298,17 +315,28 @@ class Worker:
         if self.residents.get(runner.id) is runner:
             del self.residents[runner.id]
         match stop:
-            case Park(wake_at, _):
+            case Park(wake_at=int(wake_at)) | Release(wake_at=wake_at):
                 self._look_at(wake_at)
+            case Park():
+                pass
             case Completed() | Failed() | Lost():
                 self._on_ended(runner.id, stop)
-            case Release(wake_at, _):
-                self._look_at(wake_at)
+                self.ended(runner.id, bad=not isinstance(stop, Completed))
         if not self._draining and (self._backlog or runner.claimed.crashes):
             # One that was a suspect made others wait, who stand in the queue unseen.
             self._claiming.wake()
         if not self.residents:
             self._empty.set()
+
+    def ended(self, execution_id: str, *, bad: bool) -> None:
+        """An execution has ended, or may have."""
+        self.arrivals.end(execution_id)
+        if bad:
+            self._orphans.wake()
+
+    def has_room(self) -> bool:
+        """Whether there is room in memory for all who want to run."""
+        return not self._backlog or self._free() > 0
 
     def is_resident(self, execution_id: str) -> bool:
         return execution_id in self.residents
@@ -330,6 +358,7 @@ class Worker:
         self.look()
         self._reaper.heard()
         self._reconciling.wake()
+        self._hearing.wake()
 
     def _look_at(self, when: int) -> None:
         """Look for due executions at this time, if not before."""
@@ -350,6 +379,7 @@ class Worker:
             wanted = min(self._free(), CLAIM_AT_ONCE)
             if wanted <= 0:
                 self._backlog = True
+                self._make_room()
                 return
             worker_id = self.worker_id
             self._reserved += wanted
@@ -368,6 +398,11 @@ class Worker:
                 self._look_at(result.next_at)
             if not result.claimed:
                 return
+
+    def _make_room(self) -> None:
+        """Who only stays in memory because more might arrive goes now."""
+        for runner in self.residents.values():
+            runner.check_park()
 
     def _suspects_allowed(self) -> int:
         return 0 if any(runner.is_suspect() for runner in self.residents.values()) else 1
@@ -440,6 +475,25 @@ class Worker:
             await self._store.reap(self.worker_id, old, dead=True, crashed=True, now=self.clock.now())
         await self._store.deregister(old)
         self.look()
+
+    async def _hear(self) -> None:
+        """Look whether something has come for executions in memory that this process did not write itself."""
+        events = self.arrivals.expected_events()
+        for i in range(0, len(events), EXPECTED_AT_ONCE):
+            for execution_id, name in await self._store.arrived(events[i : i + EXPECTED_AT_ONCE]):
+                self.arrivals.event(execution_id, name)
+        ends = self.arrivals.expected_ends()
+        for i in range(0, len(ends), EXPECTED_AT_ONCE):
+            for execution_id in await self._store.finished(ends[i : i + EXPECTED_AT_ONCE]):
+                self.arrivals.end(execution_id)
+
+    async def _cancel_orphans(self) -> None:
+        """Children do not outlive a parent that ended badly, unless they were started as detached."""
+        while taken := await self._store.cancel_orphans(now=self.clock.now(), limit=ORPHANS_AT_ONCE):
+            for one in taken:
+                self.taken(one.execution_id)
+                self.ended(one.execution_id, bad=False)
+            self.look()
 
     async def _announce(self) -> None:
         """Show bodies that have been running for long."""

@@ -91,6 +91,14 @@ class Store(Protocol):
         """
         ...
 
+    async def cancel_orphans(self, *, now: int, limit: int) -> list[Taken]:
+        """Cancel up to `limit` attached children of executions that have ended as failed, cancelled or aborted.
+
+        Their ends have left a mark in the database; it goes once no such child lives. Children of the cancelled ones are
+        marked in turn: call it until it returns nothing. Also takes the children of a parent's earlier runs.
+        """
+        ...
+
     async def register(self, worker: WorkerRow, pulse: Pulse) -> None:
         """Insert the worker's row and keep its lease renewed (15 s, every 5 s), independently of the event loop."""
         ...
@@ -115,6 +123,10 @@ class Store(Protocol):
         counted by the next claim: those that only waited cannot have caused it. Without it the worker is known to live
         and has only lost its lease.
         """
+        ...
+
+    async def arrived(self, wanted: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Which of these `(execution id, event name)` have an event that no step has received."""
         ...
 
     async def finished(self, ids: Collection[str]) -> list[str]:

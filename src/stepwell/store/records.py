@@ -60,10 +60,15 @@ class ClaimResult(Struct, frozen=True):
 
 
 class Applied(Struct, frozen=True):
-    """One verdict for each transition, in order. `fence` is the worker's fence counter as read in the transaction, None when the worker is gone."""
+    """One verdict for each transition, in order.
+
+    `fence` is the worker's fence counter as read in the transaction, None when the worker is gone. `woken`: an execution
+    outside of memory, which waited for something in this batch, has become claimable.
+    """
 
     verdicts: list[Verdict]
     fence: int | None
+    woken: bool = False
 
 
 class Owned(Struct, frozen=True):

@@ -57,6 +57,21 @@ class TriggeredMany(Struct, frozen=True):
     executions: tuple[NewExecution, ...]
 
 
+class EventSent(Struct, frozen=True, gc=False):
+    """Client: keep an event for a living execution and wake the execution if it listens for it.
+
+    `id` is the sender's own or a token made before the first sending: the same id again, with the same name, is the same
+    event and counts once. Verdict `Unknown` or `Over` when there is no living execution, `Exists` when the id
+    belongs to another event.
+    """
+
+    execution_id: str
+    name: str
+    payload: str
+    id: str
+    sent_at: int
+
+
 class StepStarted(Struct, frozen=True, gc=False):
     """Owner: show a body that runs for longer (status `running`). Changes nothing in a step that has ended."""
 
@@ -87,6 +102,68 @@ class StepWaiting(Struct, frozen=True, gc=False):
     input: str | None
     started_at: int
     wake_at: int | None
+    idle: bool
+
+
+class Listened(Struct, frozen=True, gc=False):
+    """Owner: take the oldest event of this name, or record that the step listens for it.
+
+    In one transaction: if the step has ended, answer as then; else if `take` and an event waits, the event is marked as
+    received and the step completes with its payload (verdict `Received`); else with `error` the step fails with it, its time
+    being over; else it is `listening` until `wake_at` (None: for ever). Verdict None for the last two.
+    """
+
+    execution_id: str
+    epoch: int
+    run: int
+    path: str
+    seq: int
+    input: str | None
+    event: str
+    started_at: int
+    now: int
+    wake_at: int | None
+    take: bool
+    error: str | None
+    idle: bool
+
+
+class ChildStarted(Struct, frozen=True, gc=False):
+    """Owner: insert a child and record the step that starts it, in one transaction.
+
+    With `waits` the step is `listening` for the child's end, else it completes with the child's id. A child that this step
+    has made before (an earlier sending) is met again. Verdict `Exists` when the id is taken by anything else, `Over` when
+    the child has ended already.
+    """
+
+    execution_id: str
+    epoch: int
+    run: int
+    path: str
+    seq: int
+    kind: str
+    input: str | None
+    started_at: int
+    child: NewExecution
+    waits: bool
+    idle: bool
+
+
+class ChildAwaited(Struct, frozen=True, gc=False):
+    """Owner: look whether an execution has ended (verdict `Over`); else the step is `listening` for that.
+
+    Verdict `Unknown` when there is no such execution.
+    """
+
+    execution_id: str
+    epoch: int
+    run: int
+    path: str
+    seq: int
+    kind: str
+    input: str | None
+    started_at: int
+    awaits: str
     idle: bool
 
 
@@ -168,7 +245,11 @@ class Idle(Struct, frozen=True, gc=False):
 
 
 class Parked(Struct, frozen=True, gc=False):
-    """Owner: leave memory until `wake_at`. The owner is given up; `waiting_for` says for people what is awaited."""
+    """Owner: leave memory until `wake_at`. The owner is given up; `waiting_for` says for people what is awaited.
+
+    With status `listening` what its steps listen for is looked at in the same transaction: if some of it is there, the
+    execution is claimable at once.
+    """
 
     execution_id: str
     epoch: int
@@ -214,6 +295,9 @@ class Finished(Struct, frozen=True, gc=False):
 OwnerTransition: TypeAlias = (
     StepStarted
     | StepWaiting
+    | Listened
+    | ChildStarted
+    | ChildAwaited
     | StepRetrying
     | StepFinished
     | StepFlagged
@@ -225,7 +309,7 @@ OwnerTransition: TypeAlias = (
     | Failing
     | Finished
 )
-ClientTransition: TypeAlias = Triggered | TriggeredMany
+ClientTransition: TypeAlias = Triggered | TriggeredMany | EventSent
 Transition: TypeAlias = OwnerTransition | ClientTransition
 
 
@@ -242,7 +326,27 @@ class Exists(Struct, frozen=True, gc=False):
     same: bool
 
 
-Verdict: TypeAlias = Refused | Exists | Exception | None
+class Unknown(Struct, frozen=True, gc=False):
+    """Verdict: no execution has this id; nothing was written."""
+
+    execution_id: str
+
+
+class Over(Struct, frozen=True, gc=False):
+    """Verdict: the execution has ended. `text` is its output, error or reason where that was asked for."""
+
+    execution_id: str
+    status: str
+    text: str | None
+
+
+class Received(Struct, frozen=True, gc=False):
+    """Verdict: the step has its event."""
+
+    payload: str
+
+
+Verdict: TypeAlias = Refused | Exists | Unknown | Over | Received | Exception | None
 """None: written (or already written by an earlier sending). An exception: this transition alone cannot be stored."""
 
 ACCEPTED: Final = None

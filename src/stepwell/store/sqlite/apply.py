@@ -1,7 +1,7 @@
 """`Store.apply` on SQLite: check the fence, write each kind with one `executemany`, answer each transition.
 
-The order of writing is not the order of the batch, but for each execution it has the same effect: new executions come
-first, then ended steps (a step row never changes once it has ended, so what came before it in the batch does not touch
+The order of writing is not the order of the batch, but for each execution it has the same effect: new executions and events
+come first, then ended steps (a step row never changes once it has ended, so what came before it in the batch does not touch
 it), then everything else in layers, the n-th layer holding the n-th other transition of each execution.
 """
 
@@ -15,13 +15,13 @@ from msgspec.structs import astuple
 
 from stepwell.errors import SerializationError
 from stepwell.store.records import Applied
-from stepwell.store.sqlite import inserts, owner_writes
+from stepwell.store.sqlite import answering, events, inserts, owner_writes
 from stepwell.store.sqlite.connection import DATA_ERRORS
 from stepwell.store.sqlite.owner_writes import NotOwnedError
 from stepwell.store.sqlite.ownership import Ownership
 from stepwell.store.sqlite.writer import Writer, run_query
 from stepwell.store.transitions import (
-    ClientTransition,
+    EventSent,
     Finished,
     OwnerTransition,
     Parked,
@@ -39,6 +39,7 @@ class _Written(Struct, frozen=True):
     verdicts: list[Verdict]
     refused: Collection[str]
     fence: int | None
+    woken: bool
 
 
 def apply(writer: Writer, batch: Sequence[Transition], worker_id: str | None, fence: int) -> Applied:
@@ -55,10 +56,11 @@ class _Application:
         self._known_fence = fence
         self._fence: int | None = fence
         self._check_rows = False
+        self._woken = False
         self._refused: set[str] = set()
 
     def apply(self, batch: Sequence[Transition]) -> Applied:
-        return Applied(self._send(batch), self._fence)
+        return Applied(self._send(batch), self._fence, self._woken)
 
     def _send(self, batch: Sequence[Transition]) -> list[Verdict]:
         try:
@@ -75,6 +77,7 @@ class _Application:
             return self._send(batch[:middle]) + self._send(batch[middle:])
         self._refused.update(written.refused)
         self._fence = written.fence
+        self._woken |= written.woken
         return written.verdicts
 
     def _write(self, connection: sqlite3.Connection, batch: Sequence[Transition]) -> _Written:
@@ -85,11 +88,20 @@ class _Application:
             ownership = Ownership.read(connection, alive, batch, self._refused)
         plan = _Sorted(batch, ownership)
         inserts.write(connection, plan.new, self._worker_id if fence is not None else None, plan.verdicts)
+        for index, event in plan.events:
+            plan.verdicts[index] = events.send(connection, event)
         owner_writes.write_steps(connection, plan.steps, plan.failed, self._worker_id)
+        woken = False
         for layer in plan.layers:
-            for kind, transitions in layer.items():
-                owner_writes.WRITERS[kind](connection, transitions, self._worker_id)
-        return _Written(plan.verdicts, ownership.refused if ownership is not None else (), fence)
+            for kind, transitions in layer.many.items():
+                woken |= bool(owner_writes.WRITERS[kind](connection, transitions, self._worker_id))
+            for index, transition in layer.singly:
+                verdict = answering.write(connection, transition, self._worker_id)
+                if isinstance(verdict, answering.Awake):
+                    woken = True
+                else:
+                    plan.verdicts[index] = verdict
+        return _Written(plan.verdicts, ownership.refused if ownership is not None else (), fence, woken)
 
     def _read_fence(self, connection: sqlite3.Connection) -> int | None:
         if self._worker_id is None:
@@ -98,22 +110,35 @@ class _Application:
         return None if row is None else row[0]
 
 
+class _Layer:
+    """At most one transition of each execution: by kinds, and those that are answered one by one."""
+
+    __slots__ = ("many", "singly")
+
+    def __init__(self) -> None:
+        self.many: dict[type[OwnerTransition], list[OwnerTransition]] = {}
+        self.singly: list[tuple[int, OwnerTransition]] = []
+
+
 class _Sorted:
     """A batch by kinds, without what is refused."""
 
     def __init__(self, batch: Sequence[Transition], ownership: Ownership | None) -> None:
         self.verdicts: list[Verdict] = [None] * len(batch)
-        self.new: list[tuple[int, ClientTransition]] = []
+        self.new: list[tuple[int, Triggered | TriggeredMany]] = []
+        self.events: list[tuple[int, EventSent]] = []
         self.steps: list[tuple[object, ...]] = []
         self.failed: list[StepFinished] = []
-        self.layers: list[dict[type[OwnerTransition], list[OwnerTransition]]] = []
+        self.layers: list[_Layer] = []
         self._depth: dict[str, int] = {}
         self._given_up: set[str] = set()
         for index, transition in enumerate(batch):
             if isinstance(transition, Triggered | TriggeredMany):
                 self.new.append((index, transition))
+            elif isinstance(transition, EventSent):
+                self.events.append((index, transition))
             elif ownership is None or self._admit(index, transition, ownership):
-                self._add(transition)
+                self._add(index, transition)
 
     def _admit(self, index: int, transition: OwnerTransition, ownership: Ownership) -> bool:
         judgement = ownership.judge(transition)
@@ -121,7 +146,7 @@ class _Sorted:
             self.verdicts[index] = Refused(transition.execution_id)
         return judgement.write
 
-    def _add(self, transition: OwnerTransition) -> None:
+    def _add(self, index: int, transition: OwnerTransition) -> None:
         id = transition.execution_id
         if id in self._given_up:
             raise NotOwnedError
@@ -135,8 +160,11 @@ class _Sorted:
         depth = self._depth.get(id, 0)
         self._depth[id] = depth + 1
         if depth == len(self.layers):
-            self.layers.append({})
-        self.layers[depth].setdefault(type(transition), []).append(transition)
+            self.layers.append(_Layer())
+        if answering.is_answered(transition):
+            self.layers[depth].singly.append((index, transition))
+        else:
+            self.layers[depth].many.setdefault(type(transition), []).append(transition)
 
 
 def _cannot_store(transition: Transition, error: Exception) -> SerializationError:

@@ -39,7 +39,7 @@ def write(
             case TriggeredMany(executions):
                 verdicts[index] = _insert_all(connection, executions, worker_id)
     if plain:
-        _insert(connection, plain, worker_id)
+        insert(connection, plain, worker_id)
 
 
 def _insert_all(
@@ -59,7 +59,7 @@ def _insert_all(
         else:
             return Exists(execution.id, same=_is_same(execution, row))
     if not repeated:
-        _insert(connection, executions, worker_id)
+        insert(connection, executions, worker_id)
     return None
 
 
@@ -71,7 +71,7 @@ def _is_repeat(execution: NewExecution, row: _Taken) -> bool:
     return row.request == execution.request if execution.request is not None else _is_same(execution, row)
 
 
-def _insert(connection: sqlite3.Connection, executions: Iterable[NewExecution], worker_id: str | None) -> None:
+def insert(connection: sqlite3.Connection, executions: Iterable[NewExecution], worker_id: str | None) -> None:
     executions = list(executions)
     connection.executemany(query("execution_insert"), [_row(each, worker_id) for each in executions])
     connection.executemany(query("payload_insert"), [(each.id, each.input) for each in executions])

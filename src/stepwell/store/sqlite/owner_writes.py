@@ -28,7 +28,8 @@ class NotOwnedError(Exception):
 
 
 _Rows: TypeAlias = Sequence[tuple[object, ...]]
-_Write: TypeAlias = Callable[[sqlite3.Connection, Sequence[Any], str | None], None]
+_Write: TypeAlias = Callable[[sqlite3.Connection, Sequence[Any], str | None], "bool | None"]
+"""True: an execution that waits outside of memory has become claimable."""
 
 
 def write_steps(
@@ -111,12 +112,17 @@ def _failing(connection: sqlite3.Connection, failing: Sequence[Failing], worker_
     connection.executemany(query("payload_failing"), [(t.error, t.execution_id, t.run) for t in failing])
 
 
-def _finished(connection: sqlite3.Connection, finished: Sequence[Finished], worker_id: str | None) -> None:
+def _finished(connection: sqlite3.Connection, finished: Sequence[Finished], worker_id: str | None) -> bool:
     rows = [(t.status, t.reason, t.finished_at, t.execution_id, worker_id, t.epoch) for t in finished]
     _update_owned(connection, "finished", rows)
     connection.executemany(query("payload_finished"), [(t.output, t.error, t.execution_id, t.run) for t in finished])
     open_steps = [{"now": t.finished_at, "id": t.execution_id, "run": t.run} for t in finished]
     connection.executemany(query("steps_cancel_open"), open_steps)
+    bad = [{"id": t.execution_id} for t in finished if t.status != "completed"]
+    if bad:
+        connection.executemany(query("orphaning"), bad)
+    ended = [{"now": t.finished_at, "id": t.execution_id} for t in finished]
+    return connection.executemany(query("ended_wake"), ended).rowcount > 0
 
 
 def _update_owned(connection: sqlite3.Connection, name: str, rows: _Rows) -> None:

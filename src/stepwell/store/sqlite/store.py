@@ -97,6 +97,11 @@ class SqliteStore:
     async def cancel(self, execution_id: str, *, reason: str | None, now: int) -> Taken | None:
         return await self._transact(taking.cancel, execution_id, reason, now)
 
+    async def cancel_orphans(self, *, now: int, limit: int) -> list[Taken]:
+        if not await self._read(_any_orphaning):
+            return []
+        return await self._transact(taking.cancel_orphans, now, limit)
+
     async def register(self, worker: WorkerRow, pulse: Pulse) -> None:
         def insert(writer: Writer) -> None:
             writer.transact(lambda connection: taking.register(connection, worker, writer.leases.until()))
@@ -136,6 +141,9 @@ class SqliteStore:
 
     async def finished(self, ids: Collection[str]) -> list[str]:
         return await self._read(_finished, list(ids))
+
+    async def arrived(self, wanted: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+        return await self._read(_arrived, list(wanted))
 
     def subscribe(self, callback: Callable[[], object]) -> Callable[[], None]:
         subscriber = _Subscriber(callback)
@@ -235,3 +243,11 @@ def _naming_bad_values() -> Generator[None]:
 def _finished(connection: sqlite3.Connection, ids: list[str]) -> list[str]:
     living = {id for (id,) in run_query(connection, "unfinished", ids=msgspec.json.encode(ids).decode())}
     return [id for id in ids if id not in living]
+
+
+def _arrived(connection: sqlite3.Connection, wanted: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return run_query(connection, "events_waiting", wanted=msgspec.json.encode(wanted).decode()).fetchall()
+
+
+def _any_orphaning(connection: sqlite3.Connection) -> bool:
+    return bool(run_query(connection, "orphaning_exists").fetchone()[0])

@@ -79,4 +79,17 @@ def cancel(connection: sqlite3.Connection, execution_id: str, reason: str | None
         run_query(connection, "worker_raise_fence", worker_id=owner)
     run_query(connection, "execution_cancel", id=execution_id, reason=reason, now=now)
     run_query(connection, "steps_cancel_open", id=execution_id, run=run, now=now)
+    run_query(connection, "ended_wake", id=execution_id, now=now)
+    run_query(connection, "orphaning", id=execution_id)
     return Taken(execution_id, True, status, owner)
+
+
+def cancel_orphans(connection: sqlite3.Connection, now: int, limit: int) -> list[Taken]:
+    """Cancel attached children of parents that have ended badly; a child's own children are found the next time."""
+    taken: list[Taken] = []
+    for child, parent in run_query(connection, "orphans", limit=limit).fetchall():
+        one = cancel(connection, child, f"its parent {parent} has ended", now)
+        if one is not None:
+            taken.append(one)
+    run_query(connection, "orphaning_over")
+    return taken

@@ -200,6 +200,6 @@ class Writer:
             time.sleep(_RETRY_SECONDS * (0.5 + self._rng.random()))
 
 
-def run_query(connection: sqlite3.Connection, name: str, **parameters: object) -> sqlite3.Cursor:
+def run_query(connection: sqlite3.Connection, name: str, /, **parameters: object) -> sqlite3.Cursor:
     """Execute the statement of a file with named parameters."""
     return connection.execute(query(name), parameters)

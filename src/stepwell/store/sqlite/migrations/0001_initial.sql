@@ -9,6 +9,7 @@
 --               batch touches few pages; clustered by execution (WITHOUT ROWID) each row of a batch dirtied a page of its
 --               own, which wrote a fifth as many rows a second at 1,000 characters of output.
 -- attempts      the failed attempts of a step.
+-- events        messages to executions; received ones stay for people.
 -- tags          for each tag its executions, newest first.
 -- workers       one row for each process that executes.
 --
@@ -16,7 +17,9 @@
 --   claim       queued, sleeping, listening -> running: epoch + 1, owner set; needs owner NULL and wake_at reached
 --   park        running -> sleeping, listening: owner NULL, wake_at set (or NULL: woken by an event only)
 --   release     running -> queued: owner NULL
---   finish      running -> a terminal status: owner NULL, wake_at NULL; nothing changes it any more in this run
+--   wake        an event or the end of another execution arrives: listening -> wake_at now, if it has no owner
+--   finish      running -> a terminal status: owner NULL, wake_at NULL; nothing changes it any more in this run; orphaning 1
+--               if it ended badly and has attached children that live
 --   cancel      any but terminal -> cancelled: epoch + 1, owner NULL, the fence of the owner's row + 1
 --   reap        whatever a dead worker owned -> queued: owner NULL, crashed 1; the worker's row is deleted
 -- A status other than queued, sleeping and listening with owner NULL is terminal or paused. sleeping and listening with an
@@ -71,6 +74,10 @@ CREATE INDEX executions_suspect ON executions (workflow, wake_at, id)
     WHERE owner IS NULL AND status IN ('queued', 'sleeping', 'listening') AND wake_at IS NOT NULL AND crashes + crashed >= 2;
 CREATE INDEX executions_owner ON executions (owner, id, epoch, signal) WHERE owner IS NOT NULL;
 
+-- Children of a parent, and parents that still have to see to theirs.
+CREATE INDEX executions_parent ON executions (parent_id, created_at, id) WHERE parent_id IS NOT NULL;
+CREATE INDEX executions_orphaning ON executions (orphaning, id) WHERE orphaning = 1;
+
 -- Lists for people. A list of a workflow merges its nine statuses.
 CREATE INDEX executions_created ON executions (created_at, id);
 CREATE INDEX executions_status ON executions (status, created_at, id);
@@ -113,6 +120,9 @@ CREATE TABLE steps (
 -- Ending an execution cancels its open steps without looking at the thousands that have ended.
 CREATE INDEX steps_open ON steps (execution_id, run) WHERE finished_at IS NULL;
 
+-- Who waits for the end of an execution.
+CREATE INDEX steps_awaits ON steps (awaits) WHERE awaits IS NOT NULL AND kind <> 'listen' AND finished_at IS NULL;
+
 CREATE TABLE attempts (
     execution_id TEXT    NOT NULL,
     run          INTEGER NOT NULL,
@@ -124,6 +134,21 @@ CREATE TABLE attempts (
     worker       TEXT,
     PRIMARY KEY (execution_id, run, path, attempt)
 );
+
+CREATE TABLE events (
+    number       INTEGER NOT NULL PRIMARY KEY, -- the order in which they were accepted
+    execution_id TEXT    NOT NULL,
+    name         TEXT    NOT NULL,
+    id           TEXT    NOT NULL,
+    payload      TEXT    NOT NULL,
+    sent_at      INTEGER NOT NULL,
+    received_at  INTEGER, -- set with the next two in the transaction that completes the step
+    received_run INTEGER,
+    received_by  TEXT
+);
+
+CREATE UNIQUE INDEX events_id ON events (execution_id, id);
+CREATE INDEX events_waiting ON events (execution_id, name, number) WHERE received_at IS NULL;
 
 CREATE TABLE tags (
     tag          TEXT    NOT NULL,

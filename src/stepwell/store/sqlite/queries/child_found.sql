@@ -1,0 +1,1 @@
+SELECT parent_id, parent_path, workflow FROM executions WHERE id = :id

@@ -1,0 +1,1 @@
+SELECT name FROM events WHERE execution_id = :execution_id AND id = :id

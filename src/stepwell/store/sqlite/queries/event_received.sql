@@ -1,0 +1,3 @@
+UPDATE events
+SET received_at = :now, received_run = :run, received_by = :path
+WHERE number = :number

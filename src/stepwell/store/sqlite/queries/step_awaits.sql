@@ -1,0 +1,1 @@
+UPDATE steps SET awaits = ? WHERE execution_id = ? AND run = ? AND path = ?
