@@ -11,7 +11,7 @@ from stepwell._engine.definition import NO_INPUT, Definition
 from stepwell._engine.failure import ErrorRegistry, error_summary
 from stepwell._engine.journal import Journal, Sender
 from stepwell.clock import Clock
-from stepwell.codec import Codec, codec_for
+from stepwell.codec import NO_ANNOTATION, Codec, codec_for
 from stepwell.duration import Duration, to_us
 from stepwell.endings import POLL_SECONDS, Ending, Endings, ending_of
 from stepwell.errors import (
@@ -25,13 +25,25 @@ from stepwell.errors import (
     SerializationError,
 )
 from stepwell.execution import Execution, ExecutionList, info_of
-from stepwell.ids import Ids, digest
+from stepwell.ids import Ids, check_id, digest, quote_step_name
 from stepwell.store.protocol import Store, StoreReader
 from stepwell.store.records import ExecutionFilter, ExecutionRow
-from stepwell.store.transitions import Exists, NewExecution, Transition, Triggered, TriggeredMany, Verdict
+from stepwell.store.transitions import (
+    EventSent,
+    Exists,
+    NewExecution,
+    Over,
+    Transition,
+    Triggered,
+    TriggeredMany,
+    Unknown,
+    Verdict,
+)
 from stepwell.types import STATUSES, TERMINAL
 
 T = TypeVar("T")
+
+ORPHANS_AT_ONCE: Final = 500
 
 
 class LocalWorker(Protocol):
@@ -54,6 +66,14 @@ class LocalWorker(Protocol):
 
     def look(self) -> None:
         """Something may have become claimable."""
+        ...
+
+    def event(self, execution_id: str, name: str) -> None:
+        """An execution has an event."""
+        ...
+
+    def ended(self, execution_id: str, *, bad: bool) -> None:
+        """An execution has ended."""
         ...
 
     def is_resident(self, execution_id: str) -> bool:
@@ -193,6 +213,40 @@ class Client:
         if isinstance(verdict, Exception):
             raise verdict
 
+    async def send_event(self, execution_id: str, name: str, payload: object, id: str | None) -> None:
+        """See Execution.send_event."""
+        event = self.new_event(execution_id, name, payload, id)
+        sender = None if self.worker is None else _Deliver(self.worker)
+        verdict = await self._journal.append(event, sender)
+        if verdict is not None:
+            raise refusal_of(event, verdict)
+
+    def new_event(self, execution_id: str, name: str, payload: object, id: str | None) -> EventSent:
+        """Check everything about an event and make its record; nothing is written."""
+        quote_step_name(name)
+        text = self._payload_text(name, payload)
+        scope = current.get(None)
+        if id is not None:
+            check_id(id, "id")
+        elif scope is not None:
+            scope.triggers += 1
+            id = f"t-{digest(scope.runner.id, scope.path, scope.runner.claimed.generation, scope.triggers)}"
+        return EventSent(execution_id, name, text, id or self._ids.token(), self._clock.now())
+
+    def _payload_text(self, name: str, payload: object) -> str:
+        try:
+            try:
+                text = codec_for(NO_ANNOTATION).encode(payload)
+            except SerializationError:
+                text = codec_for(type(payload)).encode(payload)
+        except SerializationError as error:
+            raise InvalidInputError(f"The payload of event {name!r} cannot be stored: {error}") from error
+        if len(text.encode()) > self._payload_limit:
+            raise InvalidInputError(
+                f"The payload of event {name!r} takes {len(text.encode()):,} bytes as JSON; at most {self._payload_limit:,} are allowed."
+            )
+        return text
+
     # ---------------------------------------------------------------------------------------------- looking
 
     async def row(self, execution_id: str) -> ExecutionRow:
@@ -307,10 +361,20 @@ class Client:
             raise ExecutionNotFoundError(execution_id)
         if not taken.done and taken.status != "cancelled":
             raise InvalidTransitionError(execution_id, "cancel", taken.status)
-        if self.worker is not None and taken.owner == self.worker.worker_id:
-            self.worker.taken(execution_id)
+        if self.worker is not None:
+            if taken.owner == self.worker.worker_id:
+                self.worker.taken(execution_id)
+            self.worker.ended(execution_id, bad=True)
+            self.worker.look()
+        elif taken.done:
+            await self._cancel_orphans()
         self.ended(execution_id, None)
         self.changed()
+
+    async def _cancel_orphans(self) -> None:
+        while taken := await self.store.cancel_orphans(now=self._clock.now(), limit=ORPHANS_AT_ONCE):
+            for one in taken:
+                self.ended(one.execution_id, None)
 
     def changed(self) -> None:
         """Something in this process has changed the database."""
@@ -333,6 +397,36 @@ class _LookAfterwards:
     def settled(self, transition: Transition, verdict: Verdict) -> None:
         if verdict is None:
             self._worker.look()
+
+
+class _Deliver:
+    """Tells the worker of an event once it is stored, whether or not the sender still waits."""
+
+    __slots__ = ("_worker",)
+
+    def __init__(self, worker: LocalWorker) -> None:
+        self._worker = worker
+
+    def settled(self, transition: Transition, verdict: Verdict) -> None:
+        if verdict is None and isinstance(transition, EventSent):
+            self._worker.event(transition.execution_id, transition.name)
+
+
+def refusal_of(event: EventSent, verdict: Verdict) -> Exception:
+    """The error that says why an event was not accepted."""
+    match verdict:
+        case Unknown(execution_id):
+            return ExecutionNotFoundError(execution_id)
+        case Over(execution_id, status):
+            return InvalidTransitionError(execution_id, "send an event to", status)
+        case Exists(execution_id):
+            return InvalidInputError(
+                f"The id {event.id!r} belongs to another event that execution {execution_id!r} was sent."
+            )
+        case Exception():
+            return verdict
+        case _:
+            raise AssertionError(f"{verdict!r} is no answer to an event")
 
 
 _UNTYPED: Final = codec_for(Any)

@@ -121,6 +121,11 @@ class Execution(Generic[Out]):
         self._output_codec = output_codec
         self.id = execution_id
 
+    @property
+    def output_codec(self) -> Codec | None:
+        """How its output is restored; None if its workflow is not known here."""
+        return self._output_codec
+
     def __repr__(self) -> str:
         return f"Execution({self.id!r})"
 
@@ -153,7 +158,7 @@ class Execution(Generic[Out]):
             ExecutionCancelledError, ExecutionAbortedError: It ended so.
             TimeoutError: It has not ended in time.
         """
-        refuse_in_workflow_code("Execution.result()", "Await it in a step: step.run('wait', …).")
+        refuse_in_workflow_code("Execution.result()", "Use step.wait_for_workflow(name, execution).")
         return cast("Out", await self._client.result(self.id, self._output_codec, timeout))
 
     async def cancel(self, reason: str | None = None) -> None:
@@ -167,6 +172,30 @@ class Execution(Generic[Out]):
         """
         refuse_in_workflow_code("Execution.cancel()", "Move it into a step: step.run('cancel', …).")
         await self._client.cancel(self.id, reason)
+
+    async def send_event(self, name: str, payload: object = None, *, id: str | None = None) -> None:
+        """Send an event: a step that listens for this name receives it, now or when it comes to listen.
+
+        The event is stored before this returns and delivered exactly once; events of one name are received in the order
+        in which they were accepted. Inside a step body an event without `id` gets one derived from the step, so that a body
+        that runs again does not send a second one.
+
+        Args:
+            name: The name that `step.listen` waits for.
+            payload: What `step.listen` returns: JSON values, built-in types, or an instance of the type it `returns`.
+            id: Your own id for the event: sent again with the same id, it counts once.
+
+        Raises:
+            ExecutionNotFoundError: No execution has this id.
+            InvalidTransitionError: It has ended.
+            InvalidInputError: The name, the id or the payload cannot be taken, or the id belongs to another event.
+        """
+        refuse_in_workflow_code("Execution.send_event()", "Move it into a step: step.run('send', …).")
+        await self._client.send_event(self.id, name, payload, id)
+
+    async def children(self) -> list[ExecutionInfo]:
+        """The executions that this one has started as children, oldest first, without payloads; 1,000 at most."""
+        return [info_of(row) for row in await self._client.reader.children(self.id)]
 
     async def steps(self, run: int | None = None) -> list[StepInfo]:
         """The recorded steps of a run (default: the current one) in order of their start."""
@@ -189,6 +218,10 @@ class Execution(Generic[Out]):
     def result_sync(self, timeout: Duration | None = None) -> Out:
         """`result` for code without an event loop."""
         return self._client.portal(lambda: self.result(timeout))
+
+    def send_event_sync(self, name: str, payload: object = None, *, id: str | None = None) -> None:
+        """`send_event` for code without an event loop."""
+        self._client.portal(lambda: self.send_event(name, payload, id=id))
 
     def cancel_sync(self, reason: str | None = None) -> None:
         """`cancel` for code without an event loop."""

@@ -15,12 +15,17 @@ from stepwell._engine.invoke import invoke
 from stepwell.duration import Duration
 from stepwell.duration import to_us as duration_us
 from stepwell.errors import InvalidInputError
+from stepwell.execution import Execution
 from stepwell.facts import UNSET, Facts, now_work, progress_work, sleep_arguments, until_work
 from stepwell.ids import quote_step_name
 from stepwell.retry import Backoff, RetryPolicy
 from stepwell.sync_step import SyncStep
+from stepwell.verbs import await_work, execute_work, listen_work, start_work
+from stepwell.workflow import Workflow
 
 T = TypeVar("T")
+In = TypeVar("In")
+Out = TypeVar("Out")
 P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
 
@@ -233,6 +238,135 @@ class Step(Facts):
             when: An aware datetime; naive ones are refused.
         """
         await invoke(self._scope("step.sleep_until"), name, until_work(when))
+
+    @overload
+    async def listen(
+        self, name: str, /, *, event: str | None = None, timeout: Duration | None = None, returns: type[T]
+    ) -> T: ...
+
+    @overload
+    async def listen(
+        self, name: str, /, *, event: str | None = None, timeout: Duration | None = None, returns: object = None
+    ) -> Any: ...
+
+    async def listen(
+        self, name: str, /, *, event: str | None = None, timeout: Duration | None = None, returns: object = None
+    ) -> Any:
+        """Wait for an event and give its payload; the execution is `listening` meanwhile and takes no memory.
+
+        Events are matched by name and wait, in order, until a step listens for them; each is received once, in the
+        transaction that completes the step, so a replay gives the same payload. Several steps that listen for one event are
+        served in the order in which they were recorded. The deadline is stored first and never changes.
+
+        Args:
+            name: Names the step in its scope.
+            event: The name of the event; the step's own by default.
+            timeout: How long to wait at most; None waits for ever.
+            returns: The type of the payload; JSON values and built-in types come back without.
+
+        Raises:
+            EventTimeoutError: No event came in time.
+            SerializationError: The event's payload does not fit `returns`; the event is received all the same.
+        """
+        return await invoke(self._scope("step.listen"), name, listen_work(name, event, timeout, returns))
+
+    @overload
+    async def execute_workflow(
+        self, name: str, workflow: Workflow[None, Out], input: None = None, /, *, id: str | None = None
+    ) -> Out: ...
+
+    @overload
+    async def execute_workflow(
+        self, name: str, workflow: Workflow[In, Out], input: In, /, *, id: str | None = None
+    ) -> Out: ...
+
+    async def execute_workflow(
+        self, name: str, workflow: Workflow[Any, Any], input: Any = None, /, *, id: str | None = None
+    ) -> Any:
+        """Start a child exactly once, wait for its end, and give its output.
+
+        The child and the step's row are written in one transaction; the execution is `listening` until the child has ended.
+        If this execution ends as failed, cancelled or aborted meanwhile, the child is cancelled.
+
+        Args:
+            name: Names the step in its scope.
+            workflow: What to start, in the same database.
+            input: What it takes; checked before anything is written.
+            id: Your own id for the child; by default one is derived from this execution, its run and the step's path.
+
+        Raises:
+            ChildFailedError: The child ended as failed, cancelled or aborted.
+            ExecutionExistsError: The id is taken by another execution.
+            InvalidInputError: The workflow does not take this input.
+        """
+        scope = self._scope("step.execute_workflow")
+        return await invoke(scope, name, execute_work(scope, workflow, input, id))
+
+    @overload
+    async def start_workflow(
+        self,
+        name: str,
+        workflow: Workflow[None, Out],
+        input: None = None,
+        /,
+        *,
+        id: str | None = None,
+        detached: bool = False,
+    ) -> Execution[Out]: ...
+
+    @overload
+    async def start_workflow(
+        self, name: str, workflow: Workflow[In, Out], input: In, /, *, id: str | None = None, detached: bool = False
+    ) -> Execution[Out]: ...
+
+    async def start_workflow(
+        self,
+        name: str,
+        workflow: Workflow[Any, Any],
+        input: Any = None,
+        /,
+        *,
+        id: str | None = None,
+        detached: bool = False,
+    ) -> Execution[Any]:
+        """Start a child exactly once without waiting for it; `wait_for_workflow` waits.
+
+        The child and the step's row are written in one transaction.
+
+        Args:
+            name: Names the step in its scope.
+            workflow: What to start, in the same database.
+            input: What it takes; checked before anything is written.
+            id: Your own id for the child; by default one is derived from this execution, its run and the step's path.
+            detached: Let the child go on when this execution ends as failed, cancelled or aborted.
+
+        Raises:
+            ExecutionExistsError: The id is taken by another execution.
+            InvalidInputError: The workflow does not take this input.
+        """
+        scope = self._scope("step.start_workflow")
+        return await invoke(scope, name, start_work(scope, workflow, input, id, detached=detached))
+
+    @overload
+    async def wait_for_workflow(self, name: str, execution: Execution[Out], /) -> Out: ...
+
+    @overload
+    async def wait_for_workflow(self, name: str, execution: str, /) -> Any: ...
+
+    async def wait_for_workflow(self, name: str, execution: Execution[Any] | str, /) -> Any:
+        """Wait for the end of any execution and give its output, which is recorded with the step.
+
+        Args:
+            name: Names the step in its scope.
+            execution: A handle, or an id (then the output comes as plain JSON values).
+
+        Raises:
+            ChildFailedError: It ended as failed, cancelled or aborted.
+            ExecutionNotFoundError: There is no such execution.
+            WorkflowCodeError: It is this execution itself.
+        """
+        scope = self._scope("step.wait_for_workflow")
+        return await invoke(scope, name, await_work(scope, execution))
 
     async def within(self, name: str, duration: Duration, coro: Coroutine[Any, Any, T], /) -> T:
         """Run workflow code with a durable deadline, like `asyncio.timeout` that survives restarts.

@@ -15,11 +15,16 @@ from stepwell._engine.invoke import invoke
 from stepwell.duration import Duration
 from stepwell.duration import to_us as duration_us
 from stepwell.errors import InvalidInputError
+from stepwell.execution import Execution
 from stepwell.facts import UNSET, Facts, now_work, progress_work, sleep_arguments, until_work
 from stepwell.ids import quote_step_name
 from stepwell.retry import Backoff, RetryPolicy
+from stepwell.verbs import await_work, execute_work, listen_work, start_work
+from stepwell.workflow import Workflow
 
 T = TypeVar("T")
+In = TypeVar("In")
+Out = TypeVar("Out")
 P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
 
@@ -143,6 +148,85 @@ class SyncStep(Facts):
         """Pause durably until a point in time, as `Step.sleep_until`."""
         scope, work = self._scope("step.sleep_until"), until_work(when)
         call_from_thread("step.sleep_until", lambda _: invoke(scope, name, work, inline=True))
+
+    @overload
+    def listen(
+        self, name: str, /, *, event: str | None = None, timeout: Duration | None = None, returns: type[T]
+    ) -> T: ...
+
+    @overload
+    def listen(
+        self, name: str, /, *, event: str | None = None, timeout: Duration | None = None, returns: object = None
+    ) -> Any: ...
+
+    def listen(
+        self, name: str, /, *, event: str | None = None, timeout: Duration | None = None, returns: object = None
+    ) -> Any:
+        """Wait for an event and give its payload, as `Step.listen`."""
+        scope, work = self._scope("step.listen"), listen_work(name, event, timeout, returns)
+        return call_from_thread("step.listen", lambda _: invoke(scope, name, work, inline=True))
+
+    @overload
+    def execute_workflow(
+        self, name: str, workflow: Workflow[None, Out], input: None = None, /, *, id: str | None = None
+    ) -> Out: ...
+
+    @overload
+    def execute_workflow(
+        self, name: str, workflow: Workflow[In, Out], input: In, /, *, id: str | None = None
+    ) -> Out: ...
+
+    def execute_workflow(
+        self, name: str, workflow: Workflow[Any, Any], input: Any = None, /, *, id: str | None = None
+    ) -> Any:
+        """Start a child exactly once, wait for its end, and give its output, as `Step.execute_workflow`."""
+        scope = self._scope("step.execute_workflow")
+        work = execute_work(scope, workflow, input, id)
+        return call_from_thread("step.execute_workflow", lambda _: invoke(scope, name, work, inline=True))
+
+    @overload
+    def start_workflow(
+        self,
+        name: str,
+        workflow: Workflow[None, Out],
+        input: None = None,
+        /,
+        *,
+        id: str | None = None,
+        detached: bool = False,
+    ) -> Execution[Out]: ...
+
+    @overload
+    def start_workflow(
+        self, name: str, workflow: Workflow[In, Out], input: In, /, *, id: str | None = None, detached: bool = False
+    ) -> Execution[Out]: ...
+
+    def start_workflow(
+        self,
+        name: str,
+        workflow: Workflow[Any, Any],
+        input: Any = None,
+        /,
+        *,
+        id: str | None = None,
+        detached: bool = False,
+    ) -> Execution[Any]:
+        """Start a child exactly once without waiting for it, as `Step.start_workflow`."""
+        scope = self._scope("step.start_workflow")
+        work = start_work(scope, workflow, input, id, detached=detached)
+        return call_from_thread("step.start_workflow", lambda _: invoke(scope, name, work, inline=True))
+
+    @overload
+    def wait_for_workflow(self, name: str, execution: Execution[Out], /) -> Out: ...
+
+    @overload
+    def wait_for_workflow(self, name: str, execution: str, /) -> Any: ...
+
+    def wait_for_workflow(self, name: str, execution: Execution[Any] | str, /) -> Any:
+        """Wait for the end of any execution and give its output, as `Step.wait_for_workflow`."""
+        scope = self._scope("step.wait_for_workflow")
+        work = await_work(scope, execution)
+        return call_from_thread("step.wait_for_workflow", lambda _: invoke(scope, name, work, inline=True))
 
     def within(self, name: str, duration: Duration, block: Callable[[], T], /) -> T:
         """Run a function, in a thread of its own, with a durable deadline, as `Step.within`."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast, overload
 
 from stepwell._engine.call import refuse_in_workflow_code
 from stepwell._engine.definition import Definition
 from stepwell.client import checked_tags
 from stepwell.clock import to_us
+from stepwell.codec import Codec
 from stepwell.duration import Duration
 from stepwell.duration import to_us as duration_us
 from stepwell.errors import InvalidInputError
@@ -28,6 +29,7 @@ OnError = TypeVar("OnError", bound=Callable[..., Any])
 
 IfExists = Literal["raise", "return"]
 
+_START: Final = "Use step.start_workflow(name, workflow, input), or step.execute_workflow(…) to wait for its output."
 MOST_AT_ONCE = 10_000
 """How many executions `trigger_many` takes."""
 
@@ -72,6 +74,15 @@ class Workflow(Generic[In, Out]):
         """
         self._definition.set_on_error(handler)
         return handler
+
+    @property
+    def output_codec(self) -> Codec:
+        """How its outputs are stored and restored."""
+        return self._definition.output_codec
+
+    def new_execution(self, input: In) -> NewExecution:
+        """Check an input as `trigger` does and make the record of an execution without writing it; its id is to be set."""
+        return self._app.client.new_execution(self._definition, input, id="-")
 
     def parse_input(self, value: object) -> In:
         """The typed input that a JSON value stands for.
@@ -143,7 +154,7 @@ class Workflow(Generic[In, Out]):
             ExecutionExistsError: The id is taken.
             WorkflowCodeError: Called in workflow code outside a step body.
         """
-        refuse_in_workflow_code(f"{self.name}.trigger()", "Move it into a step: step.run('start', …).")
+        refuse_in_workflow_code(f"{self.name}.trigger()", _START)
         client = self._app.client
         new = client.new_execution(
             self._definition,
@@ -179,7 +190,7 @@ class Workflow(Generic[In, Out]):
             InvalidInputError: One of the inputs cannot be taken; the message says which.
             ExecutionExistsError: One of the ids is taken.
         """
-        refuse_in_workflow_code(f"{self.name}.trigger_many()", "Move it into a step: step.run('start', …).")
+        refuse_in_workflow_code(f"{self.name}.trigger_many()", _START)
         if len(inputs) > MOST_AT_ONCE:
             raise InvalidInputError(f"trigger_many takes at most {MOST_AT_ONCE:,} inputs, got {len(inputs):,}.")
         if ids is not None and (len(ids) != len(inputs) or len(set(ids)) != len(ids)):
@@ -216,6 +227,10 @@ class Workflow(Generic[In, Out]):
         """Cancel one execution; see `Execution.cancel`."""
         refuse_in_workflow_code(f"{self.name}.cancel()", "Move it into a step: step.run('cancel', …).")
         await self.get_execution(id).cancel(reason)
+
+    async def send_event(self, execution_id: str, name: str, payload: object = None, *, id: str | None = None) -> None:
+        """Send an event to one execution; see `Execution.send_event`."""
+        await self.get_execution(execution_id).send_event(name, payload, id=id)
 
     async def list_executions(
         self,
@@ -256,6 +271,10 @@ class Workflow(Generic[In, Out]):
     def cancel_sync(self, id: str, reason: str | None = None) -> None:
         """`cancel` for code without an event loop."""
         self._blocking("cancel", lambda: self.cancel(id, reason))
+
+    def send_event_sync(self, execution_id: str, name: str, payload: object = None, *, id: str | None = None) -> None:
+        """`send_event` for code without an event loop."""
+        self._blocking("send_event", lambda: self.send_event(execution_id, name, payload, id=id))
 
     def list_executions_sync(self, **options: Any) -> ExecutionList:
         """`list_executions` for code without an event loop."""

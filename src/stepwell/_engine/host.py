@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 class Host(Protocol):
     """What a runner needs of the worker that it lives in."""
 
+    database: str
+    """The URL, for comparing."""
     clock: Clock
     rng: Rng
     journal: Journal

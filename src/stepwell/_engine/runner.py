@@ -673,9 +673,7 @@ class Runner(Strands):
         """The deadline does not matter any more."""
         self._end_wait(future)
 
-    def _wait(
-        self, when: int | None, path: str, *, durable: bool, listening: bool = False
-    ) -> asyncio.Future[None]:
+    def _wait(self, when: int | None, path: str, *, durable: bool, listening: bool = False) -> asyncio.Future[None]:
         future: asyncio.Future[None] = self.loop.create_future()
         deadline = None if when is None else self.host.deadlines.at(when, partial(_set, future))
         self.waits[future] = Wait(when, path, durable, listening, deadline)

@@ -83,6 +83,7 @@ class Worker:
         on_ended: Callable[[str, Stop], object],
         version: str,
     ) -> None:
+        self.database = store.url
         self.clock = clock
         self.rng = rng
         self.journal = journal
@@ -333,6 +334,12 @@ class Worker:
         self.arrivals.end(execution_id)
         if bad:
             self._orphans.wake()
+
+    def event(self, execution_id: str, name: str) -> None:
+        """An execution, here or outside of memory, has an event."""
+        self.arrivals.event(execution_id, name)
+        if execution_id not in self.residents:
+            self.look()
 
     def has_room(self) -> bool:
         """Whether there is room in memory for all who want to run."""

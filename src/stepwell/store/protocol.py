@@ -160,6 +160,10 @@ class StoreReader(Protocol):
         """The steps of a run (default: the current one) in order of their start, with failed attempts."""
         ...
 
+    async def children(self, execution_id: str) -> list[ExecutionRow]:
+        """The executions that it has started, oldest first, without payloads; 1,000 at most."""
+        ...
+
     async def revision(self, execution_id: str) -> tuple[object, ...]:
         """A small value that differs whenever the execution or one of its steps has changed. Cheap."""
         ...

@@ -56,6 +56,13 @@ def steps(connection: sqlite3.Connection, execution_id: str, run: int | None) ->
     return [StepRow(*row, attempts=tuple(attempts.get(row[1], ()))) for row in rows]
 
 
+def children(connection: sqlite3.Connection, execution_id: str) -> list[ExecutionRow]:
+    """The executions that it has started, oldest first, without payloads."""
+    rows = run_query(connection, "children", id=execution_id, limit=LARGEST_PAGE).fetchall()
+    tags = _tags(connection, [row[0] for row in rows])
+    return [_execution_row(row, tags) for row in rows]
+
+
 def revision(connection: sqlite3.Connection, execution_id: str) -> tuple[object, ...]:
     """Differs whenever the execution or one of its steps has changed."""
     return tuple(run_query(connection, "revision", id=execution_id).fetchone() or ())

@@ -172,6 +172,9 @@ class SqliteStore:
     async def steps(self, execution_id: str, run: int | None = None) -> list[StepRow]:
         return await self._read(read.steps, execution_id, run)
 
+    async def children(self, execution_id: str) -> list[ExecutionRow]:
+        return await self._read(read.children, execution_id)
+
     async def revision(self, execution_id: str) -> tuple[object, ...]:
         return await self._read(read.revision, execution_id)
 
