@@ -57,7 +57,7 @@ class Arrivals:
 
 
 def _remove(waiting: dict[Key, list[Hear]], key: Key, hear: Hear) -> None:
-    left = [other for other in waiting.get(key, ()) if other is not hear]
+    left = [other for other in waiting.get(key, ()) if other != hear]
     if left:
         waiting[key] = left
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from msgspec import Struct
 
-from stepwell._engine.outcome import Outcome
+from stepwell._engine.outcome import Outcome, Unwound
 from stepwell.errors import NoStepContextError, WorkflowCodeError
 
 if TYPE_CHECKING:
@@ -37,6 +37,24 @@ class Work(Protocol):
         ...
 
 
+class _Gone:
+    """The work of a call that was taken apart."""
+
+    kind = "gone"
+
+    async def perform(self, call: Call, record: HistoryRow | None) -> Outcome:
+        return await call.runner.unwound()
+
+    def value_of(self, call: Call, text: str) -> object:
+        raise Unwound
+
+    def same_as(self, other: Work) -> bool:
+        return True
+
+
+_GONE: Final = _Gone()
+
+
 class _Nothing:
     """The type of `NOTHING`, where None is a value."""
 
@@ -47,8 +65,8 @@ NOTHING: Final = _Nothing()
 class Call(Struct, gc=False, eq=False):
     """One step call of this incarnation. It is also the scope of the calls inside its body; the root is the workflow.
 
-    There is one for each step in memory, so the garbage collector does not follow it: whoever drops an execution lets go of
-    its calls with `forget_children`.
+    There is one for each step in memory, so the garbage collector does not follow it: whoever drops an execution takes its
+    calls apart.
     """
 
     runner: Runner
@@ -120,9 +138,16 @@ class Call(Struct, gc=False, eq=False):
             if record.status == "cancelled" and path.startswith(inside):
                 del history[path]
 
-    def forget_children(self) -> None:
-        """Let go of all calls of this scope."""
-        self.calls = None
+    def take_apart(self) -> None:
+        """Let go of all calls of this scope and of what leads back to it."""
+        scopes = [self]
+        while scopes:
+            scope = scopes.pop()
+            if scope.calls is not None:
+                scopes.extend(scope.calls.values())
+            scope.calls = scope.task = scope.worker = scope.raised = scope.waiters = None
+            if scope.work is not None:
+                scope.work = _GONE
 
     def settle_later(self, outcome: Outcome) -> None:
         """The outcome stands, its writing is under way, but whoever did the work is gone."""

@@ -120,6 +120,7 @@ class Runner(Strands):
         "_inbox",
         "_lively",
         "_main",
+        "_root",
         "_shown_sleeping",
         "_unwinding",
         "_unwound",
@@ -134,7 +135,6 @@ class Runner(Strands):
         "id",
         "loop",
         "policy",
-        "root",
         "run",
         "seq",
         "step",
@@ -185,6 +185,15 @@ class Runner(Strands):
         self.hurry = False
 
     # ---------------------------------------------------------------------------------------------- start and end
+
+    @property
+    def root(self) -> Call:
+        """The scope of the function, or of what cleans up after it."""
+        return self._root or Call(self, None, "", "", 0, None, closed=True)
+
+    @root.setter
+    def root(self, root: Call) -> None:
+        self._root: Call | None = root
 
     def start(self) -> None:
         """Begin: run the function, or what is left to do of a run that was failing."""
@@ -347,6 +356,7 @@ class Runner(Strands):
         self._unwinding = None
         self._unwound = 0
         self.seq += 1
+        self.root.take_apart()
         self.root = Call(self, None, "#on_error", "#on_error", self.seq, None, started_at=self.clock.now())
         self._run_main(partial(self._call_on_error, error))
 
@@ -563,7 +573,9 @@ class Runner(Strands):
     def _depart(self, stop: Stop) -> None:
         if not self._gone:
             self._gone = True
-            self.root.forget_children()
+            # A scope holds its runner and its task, which holds the scope, and the garbage collector looks into no scope.
+            self.root.take_apart()
+            self._root = self._main = self._unwinding = self._grace = self._lively = self._deadline = self.step = None
             self.host.left(self, stop)
 
     # ---------------------------------------------------------------------------------------------- bodies and waits
@@ -629,7 +641,11 @@ class Runner(Strands):
         """Something has arrived: stay in memory for a while, so that what follows need not replay everything."""
         if self._lively is not None:
             self._lively.cancel()
-        self._lively = self.loop.call_later(STAYS_AFTER_ARRIVAL_SECONDS, self._calm)
+        self._lively = self._later(STAYS_AFTER_ARRIVAL_SECONDS, self._calm)
+
+    def _later(self, seconds: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+        # Without the caller's context: asyncio keeps cancelled timers, and with them the scope, until their time.
+        return self.loop.call_later(seconds, callback, context=self.host.base_context)
 
     def _calm(self) -> None:
         self._lively = None
@@ -738,7 +754,7 @@ class Runner(Strands):
             self.request_stop(park)
         elif self._grace is None:
             graces = 1 if self.open_bodies <= 0 else BODY_GRACES
-            self._grace = self.loop.call_later(PARK_GRACE_SECONDS * graces, self._grace_over, self.seq)
+            self._grace = self._later(PARK_GRACE_SECONDS * graces, partial(self._grace_over, self.seq))
 
     def _is_at_rest(self) -> bool:
         """Whether no body runs and nothing is being written."""
