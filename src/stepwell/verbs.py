@@ -63,9 +63,9 @@ def _child(
         raise TypeError(f"{what} needs a workflow as its second argument, got {workflow!r}.")
     if id is not None and check_id(id) == scope.runner.id:
         raise InvalidInputError(f"A child needs an id of its own; {id!r} is that of its parent.")
-    here, there = scope.runner.host.database, workflow.app.client.store.url
-    if here != there:
+    here, there = scope.runner.host.database, workflow.app.client.store
+    if here is not there and (here.url != there.url or here.url == "sqlite://"):
         raise WorkflowCodeError(
-            f"{what} starts children in the database of their parent ({here}); workflow {workflow.name!r} belongs to {there}. Trigger it in a step body instead."
+            f"{what} starts children in the database of their parent ({here.url}); workflow {workflow.name!r} belongs to {there.url}. Trigger it in a step body instead."
         )
     return Child(workflow.name, id, lambda: workflow.new_execution(input), preview((input,)), attached=attached)

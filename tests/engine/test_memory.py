@@ -14,6 +14,7 @@ from stepwell._engine.call import Call
 from stepwell._engine.listening import Listener
 from stepwell._engine.runner import Runner
 from stepwell.testing import sandbox
+from tests.engine.conftest import until
 
 pytestmark = pytest.mark.anyio
 
@@ -58,7 +59,9 @@ async def is_cancelled(step: Step) -> None:
 
 
 @pytest.mark.parametrize(
-    "function", [completes, sleeps, listens, nests, fails, branches, races, is_cancelled], ids=lambda function: function.__name__
+    "function",
+    [completes, sleeps, listens, nests, fails, branches, races, is_cancelled],
+    ids=lambda function: function.__name__,
 )
 async def test_nothing_stays_in_memory(function: Callable[[Step], Coroutine[Any, Any, None]]) -> None:
     app = App()
@@ -71,15 +74,12 @@ async def test_nothing_stays_in_memory(function: Callable[[Step], Coroutine[Any,
     async with sandbox(app) as tester:
         executions: list[Execution[None]] = await workflow.trigger_many([None] * 20)
         if function is is_cancelled:
-            while len(tester.worker.running_steps()) < len(executions):
-                await asyncio.sleep(0.001)
+            await until(lambda: len(tester.worker.running_steps()) == len(executions))
             for execution in executions:
                 await execution.cancel()
         else:
             await tester.settle()
-        async with asyncio.timeout(10):
-            while tester.worker.resident:
-                await asyncio.sleep(0.01)
+        await until(lambda: not tester.worker.resident)
         await asyncio.sleep(0.01)
 
         for _ in range(3):

@@ -140,7 +140,7 @@ class Call(Struct, gc=False, eq=False):
 
     def take_apart(self) -> None:
         """Let go of all calls of this scope and of what leads back to it."""
-        scopes = [self]
+        scopes: list[Call] = [self]
         while scopes:
             scope = scopes.pop()
             if scope.calls is not None:

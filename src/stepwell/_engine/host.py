@@ -15,6 +15,7 @@ from stepwell._engine.outcome import Stop
 from stepwell._engine.ports import Executor
 from stepwell.clock import Clock
 from stepwell.ids import Rng
+from stepwell.store.protocol import Store
 
 if TYPE_CHECKING:
     from stepwell._engine.runner import Runner
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 class Host(Protocol):
     """What a runner needs of the worker that it lives in."""
 
-    database: str
-    """The URL, for comparing."""
+    database: Store
     clock: Clock
     rng: Rng
     journal: Journal

@@ -83,7 +83,7 @@ class Worker:
         on_ended: Callable[[str, Stop], object],
         version: str,
     ) -> None:
-        self.database = store.url
+        self.database = store
         self.clock = clock
         self.rng = rng
         self.journal = journal
