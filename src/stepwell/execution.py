@@ -82,7 +82,11 @@ class AttemptInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepInfo:
-    """A recorded step. `attempts` are the failed ones; `flag` says what people should know, e.g. `repeated`."""
+    """A recorded step.
+
+    `attempts` are the failed ones; `flag` says what people should know, e.g. `repeated`; `awaits` is the name of the event
+    that the step listens for, or the id of the execution that it has started or waits for.
+    """
 
     path: str
     name: str
@@ -96,6 +100,7 @@ class StepInfo:
     started_at: datetime
     finished_at: datetime | None
     wake_at: datetime | None
+    awaits: str | None
     attempts: tuple[AttemptInfo, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -266,6 +271,7 @@ def step_of(row: StepRow) -> StepInfo:
         started_at=from_us(row.started_at),
         finished_at=_moment(row.finished_at),
         wake_at=_moment(row.wake_at),
+        awaits=row.awaits,
         attempts=tuple(_attempt(attempt) for attempt in row.attempts),
     )
 

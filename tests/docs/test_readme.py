@@ -206,8 +206,8 @@ def cli_command(words: list[str]) -> tuple[click.Command, list[str]]:
 def stepwell_commands() -> list[list[str]]:
     shown = [words[1:] for words in commands() if words[0].endswith("/stepwell")]
     inline = [shlex.split(text) for text in re.findall(r"`stepwell ([^`|]+)`", README)]
-    group = re.search(r"`stepwell executions ((?:\w+ \| )+\w+)`", README)
-    listed = [["executions", name] for name in group[1].split(" | ")] if group else []
+    group = re.search(r"`stepwell executions ((?:[\w-]+ \|\s)+[\w-]+)`", README)
+    listed = [["executions", name] for name in re.split(r"\s*\|\s*", group[1])] if group else []
     return [*shown, *inline, *listed]
 
 

@@ -485,6 +485,7 @@ class Worker:
 
     async def _hear(self) -> None:
         """Look whether something has come for executions in memory that this process did not write itself."""
+        began = asyncio.get_running_loop().time()
         events = self.arrivals.expected_events()
         for i in range(0, len(events), EXPECTED_AT_ONCE):
             for execution_id, name in await self._store.arrived(events[i : i + EXPECTED_AT_ONCE]):
@@ -493,6 +494,8 @@ class Worker:
         for i in range(0, len(ends), EXPECTED_AT_ONCE):
             for execution_id in await self._store.finished(ends[i : i + EXPECTED_AT_ONCE]):
                 self.arrivals.end(execution_id)
+        # Thousands of awaited executions must not keep the database busy while others write all the time.
+        await asyncio.sleep(min(POLL_SECONDS, 5 * (asyncio.get_running_loop().time() - began)))
 
     async def _cancel_orphans(self) -> None:
         """Children do not outlive a parent that ended badly, unless they were started as detached."""

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import Final
 
 from stepwell import ExecutionInfo, StepInfo
 from stepwell.cli.console import paint
 from stepwell.cli.text import clean, duration_text, json_text, moment_text
 from stepwell.cli.tree import mark, paint_status, tree_lines
 
+_MOST: Final = 1_000
+_SHOWN: Final = 20
+"""How many children are listed."""
 
-def description(info: ExecutionInfo, steps: Sequence[StepInfo], now: datetime) -> Iterator[str]:
+
+def description(
+    info: ExecutionInfo, steps: Sequence[StepInfo], children: Sequence[ExecutionInfo], now: datetime
+) -> Iterator[str]:
     """All lines of `executions describe`."""
     yield title(info)
     for name, value in _facts(info, now):
@@ -20,6 +27,12 @@ def description(info: ExecutionInfo, steps: Sequence[StepInfo], now: datetime) -
         yield from (f"            {paint_code(line)}" for line in clean(info.error.traceback).splitlines())
     yield ""
     yield from tree_lines(steps, now, full=True) or [paint("No step is recorded yet.", "dim")]
+    if children:
+        yield ""
+        yield paint(f"Children ({len(children)}{' or more' if len(children) >= _MOST else ''}):", "dim")
+        yield from (f"  {title(child)}  {ending(child, now)}".rstrip() for child in children[:_SHOWN])
+        if len(children) > _SHOWN:
+            yield paint(f"  … and {len(children) - _SHOWN} more", "dim")
 
 
 def title(info: ExecutionInfo) -> str:

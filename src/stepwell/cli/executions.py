@@ -15,6 +15,7 @@ COMMANDS: Final = {
     "steps": Lazy("stepwell.cli.looking:steps", "List the steps of one."),
     "result": Lazy("stepwell.cli.looking:result", "Wait for the end of one and print its output."),
     "watch": Lazy("stepwell.cli.looking:watch", "Show the steps of one while they happen."),
+    "send-event": Lazy("stepwell.cli.sending:send_event", "Send an event to one."),
     "cancel": Lazy("stepwell.cli.looking:cancel", "End one now."),
 }
 

@@ -22,29 +22,30 @@ P = ParamSpec("P")
 Act: TypeAlias = Callable[[App, Execution[Any]], Awaitable[int]]
 
 
-def _on_one(command: Callable[Concatenate[click.Context, P], None]) -> Callable[P, None]:
+def on_one(command: Callable[Concatenate[click.Context, P], None]) -> Callable[P, None]:
     """Take an ID and what all commands take that work on one execution."""
     return click.argument("id", metavar="ID")(json_option(target_options(click.pass_context(command))))
 
 
 @click.command()
-@_on_one
+@on_one
 def describe(ctx: click.Context, /, id: str, as_json: bool) -> None:
     """Tell all about one execution: its steps, attempts and errors, and why it waits."""
 
     async def act(_: App, execution: Execution[Any]) -> int:
-        info, steps = await execution.info(), await execution.steps()
+        info, steps, children = await execution.info(), await execution.steps(), await execution.children()
         if as_json:
-            put_json({**info.to_dict(), "steps": [step.to_dict() for step in steps]})
+            parts = {"steps": [step.to_dict() for step in steps], "children": [child.to_dict() for child in children]}
+            put_json({**info.to_dict(), **parts})
         else:
-            put(description(info, steps, datetime.now(UTC)))
+            put(description(info, steps, children, datetime.now(UTC)))
         return 0
 
-    _on_execution(ctx, id, act)
+    on_execution(ctx, id, act)
 
 
 @click.command()
-@_on_one
+@on_one
 def steps(ctx: click.Context, /, id: str, as_json: bool) -> None:
     """List the steps of one execution."""
 
@@ -56,12 +57,12 @@ def steps(ctx: click.Context, /, id: str, as_json: bool) -> None:
             put(tree_lines(found, datetime.now(UTC)))
         return 0
 
-    _on_execution(ctx, id, act)
+    on_execution(ctx, id, act)
 
 
 @click.command()
 @click.option("--timeout", callback=duration, metavar="DURATION", help="Wait so long at most; then exit with 6.")
-@_on_one
+@on_one
 def result(ctx: click.Context, /, id: str, timeout: float | str | None, as_json: bool) -> None:
     """Wait for the end of one execution and print its output as JSON."""
 
@@ -69,11 +70,11 @@ def result(ctx: click.Context, /, id: str, timeout: float | str | None, as_json:
         put_value(await execution.result(timeout), as_json=as_json)
         return 0
 
-    _on_execution(ctx, id, act)
+    on_execution(ctx, id, act)
 
 
 @click.command()
-@_on_one
+@on_one
 def watch(ctx: click.Context, /, id: str, as_json: bool) -> None:
     """Show the steps of one execution while they happen, until its end.
 
@@ -83,12 +84,12 @@ def watch(ctx: click.Context, /, id: str, as_json: bool) -> None:
     async def act(app: App, execution: Execution[Any]) -> int:
         return await follow(app, execution.id, as_json=as_json)
 
-    _on_execution(ctx, id, act)
+    on_execution(ctx, id, act)
 
 
 @click.command()
 @click.option("--reason", help="Why; kept with the execution.")
-@_on_one
+@on_one
 def cancel(ctx: click.Context, /, id: str, reason: str | None, as_json: bool) -> None:
     """End one execution now: no further step starts, late results are thrown away."""
 
@@ -99,10 +100,11 @@ def cancel(ctx: click.Context, /, id: str, reason: str | None, as_json: bool) ->
             put_json((await execution.info()).to_dict())
         return 0
 
-    _on_execution(ctx, id, act)
+    on_execution(ctx, id, act)
 
 
-def _on_execution(ctx: click.Context, id: str, act: Act) -> None:
+def on_execution(ctx: click.Context, id: str, act: Act) -> None:
+    """Find the execution and do something with it; the exit code is what that returns."""
     target = ctx.ensure_object(Target)
     app = viewer_of(target)
     set_up_logging()

@@ -73,7 +73,9 @@ def paint_status(status: str) -> str:
 
 def note(step: StepInfo, now: datetime, *, width: int = VALUE_WIDTH) -> str:
     """What is to be said of a step, on one line."""
-    return "  ".join(part for part in (_attempts(step), _time(step, now), _flag(step), _end(step, width)) if part)
+    return "  ".join(
+        part for part in (_attempts(step), _awaits(step), _time(step, now), _flag(step), _end(step, width)) if part
+    )
 
 
 def _lines(node: Node, indent: str, now: datetime, full: bool) -> Iterator[str]:
@@ -108,6 +110,14 @@ def _attempts(step: StepInfo) -> str:
     return paint(f"attempt {step.attempt}", "yellow") if step.attempt > 1 else ""
 
 
+def _awaits(step: StepInfo) -> str:
+    if step.awaits is None:
+        return ""
+    if step.kind == "listen":
+        return paint(f"waits for event {step.awaits!r}", "blue") if step.status == "listening" else ""
+    return paint(step.awaits, "blue" if step.status == "listening" else "dim")
+
+
 def _time(step: StepInfo, now: datetime) -> str:
     if step.finished_at is not None:
         return (
@@ -116,7 +126,7 @@ def _time(step: StepInfo, now: datetime) -> str:
             else paint(duration_text((step.finished_at - step.started_at).total_seconds()), "dim")
         )
     if step.wake_at is not None:
-        verb = "again" if step.status == "retrying" else "wakes"
+        verb = {"retrying": "again", "listening": "until"}.get(step.status, "wakes")
         left = (step.wake_at - now).total_seconds()
         return paint(f"{verb} in {duration_text(left)}" if left > 0 else f"{verb} now", "blue")
     return paint(f"for {duration_text((now - step.started_at).total_seconds())}", "dim")

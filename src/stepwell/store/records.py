@@ -156,6 +156,7 @@ class StepRow(Struct, frozen=True):
     started_at: int
     finished_at: int | None
     wake_at: int | None
+    awaits: str | None = None
     attempts: tuple[AttemptRow, ...] = ()
 
 

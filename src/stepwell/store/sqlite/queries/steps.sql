@@ -11,7 +11,8 @@ SELECT
     s.flag,
     s.started_at,
     s.finished_at,
-    s.wake_at
+    s.wake_at,
+    s.awaits
 FROM executions AS e
 CROSS JOIN steps AS s ON s.execution_id = e.id AND s.run = COALESCE(:run, e.run)
 WHERE e.id = :id
