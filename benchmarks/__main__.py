@@ -15,7 +15,7 @@ from typing import Final
 
 import click
 
-from benchmarks import contention, latency, recovery, report, sleepers, startup, storage, throughput
+from benchmarks import contention, latency, recovery, report, sleepers, startup, storage, throughput, waking
 from benchmarks.measure import Figure, Plan
 
 WORKLOADS: Final[dict[str, Callable[[Plan], list[Figure]]]] = {
@@ -27,6 +27,10 @@ WORKLOADS: Final[dict[str, Callable[[Plan], list[Figure]]]] = {
     "starts": throughput.starts,
     "trigger": latency.trigger_here,
     "trigger-remote": latency.trigger_there,
+    "events": waking.events_here,
+    "events-remote": waking.events_there,
+    "listeners": waking.listeners,
+    "children": waking.children,
     "recovery": recovery.recovery,
     "replay": recovery.replay,
     "sleepers": sleepers.sleepers,

@@ -135,7 +135,24 @@ async def only_env(step: Step, *, env: Resources) -> str:
 
 
 @app.workflow
+async def waiting(step: Step, order: Order) -> None:
+    assert_type(await step.listen("paid", event="payment", timeout="3 days", returns=Payment), Payment)
+    assert_type(await step.listen("anything"), Any)
+    assert_type(await step.execute_workflow("child", order_processing, order), Receipt)
+    assert_type(await step.execute_workflow("nightly", nightly), int)
+    handle = await step.start_workflow("start", order_processing, order, id="x", detached=True)
+    assert_type(handle, Execution[Receipt])
+    assert_type(await step.wait_for_workflow("wait", handle), Receipt)
+    assert_type(await step.wait_for_workflow("wait-by-id", "x"), Any)
+    await step.execute_workflow("wrong", order_processing, "order")  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await step.start_workflow("wrong", order_processing)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+@app.workflow
 def blocking(step: SyncStep, order: Order) -> Receipt:
+    assert_type(step.listen("paid", returns=Payment), Payment)
+    assert_type(step.execute_workflow("nightly", nightly), int)
+    assert_type(step.wait_for_workflow("wait", step.start_workflow("start", order_processing, order)), Receipt)
     payment = step.run("charge", charge, order)
     assert_type(payment, Payment)
     assert_type(step.run("ship", ship, payment.id, False), int)
