@@ -145,7 +145,7 @@ async def waiting(step: Step, order: Order) -> None:
     assert_type(await step.wait_for_workflow("wait", handle), Receipt)
     assert_type(await step.wait_for_workflow("wait-by-id", "x"), Any)
     await step.execute_workflow("wrong", order_processing, "order")  # pyright: ignore[reportCallIssue, reportArgumentType]
-    await step.start_workflow("wrong", order_processing)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await step.start_workflow("wrong", order_processing)  # pyright: ignore[reportArgumentType]
 
 
 @app.workflow
