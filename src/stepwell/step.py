@@ -54,7 +54,7 @@ class Step(Facts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
-        executor: Literal["thread"] | concurrent.futures.Executor | None = None,
+        executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> Coroutine[Any, Any, T]: ...
 
     @overload
@@ -71,7 +71,7 @@ class Step(Facts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
-        executor: Literal["thread"] | concurrent.futures.Executor | None = None,
+        executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> Coroutine[Any, Any, T]: ...
 
     @overload
@@ -88,7 +88,7 @@ class Step(Facts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
-        executor: Literal["thread"] | concurrent.futures.Executor | None = None,
+        executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> Coroutine[Any, Any, T]: ...
 
     @overload
@@ -106,7 +106,7 @@ class Step(Facts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
-        executor: Literal["thread"] | concurrent.futures.Executor | None = None,
+        executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> Coroutine[Any, Any, Any]: ...
 
     def run(
@@ -123,7 +123,7 @@ class Step(Facts):
         timeout: Duration | None = None,
         input: object = UNSET,
         returns: object = UNSET,
-        executor: Literal["thread"] | concurrent.futures.Executor | None = None,
+        executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> Coroutine[Any, Any, Any]:
         """Run `fn(*args)` once and keep its result.
 
@@ -186,7 +186,7 @@ class Step(Facts):
         timeout: Duration | None = None,
         input: object = UNSET,
         returns: object = UNSET,
-        executor: Literal["thread"] | concurrent.futures.Executor | None = None,
+        executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> _Do:
         """Decorate a local function so that calling it runs it as the step `name`; options as in `run`.
 
