@@ -98,7 +98,7 @@ def _check_importable(what: str, fn: Callable[..., Any]) -> None:
     elif _found(module, fn.__qualname__) is not fn:
         problem = f"{fn.__module__}.{fn.__qualname__} is not this function"
     elif fn.__module__ == "__main__" and _has_no_source(module):
-        problem = "the main program is not a file"
+        problem = "the main program is not a module that can be imported a second time"
     if problem is not None:
         raise TypeError(
             f"{what}(…, executor='process') needs a function that another process can import, got {fn!r}: {problem}. Define it at the top level of a module."

@@ -61,6 +61,7 @@ class ProcessPool:
         self._waiting: deque[_Job] = deque()
         self._keepers: set[_Keeper] = set()
         self._idle: list[_Keeper] = []
+        self._leaving: set[_Keeper] = set()
         self._closed = False
         self.errors = errors
         self.lock = threading.Lock()
@@ -89,7 +90,7 @@ class ProcessPool:
             for keeper in self._idle:
                 keeper.give(None)
             self._idle.clear()
-            threads = [keeper.thread for keeper in self._keepers]
+            threads = [keeper.thread for keeper in self._keepers | self._leaving]
             for keeper in self._keepers:
                 keeper.kill_busy()
         if threads:
@@ -97,14 +98,16 @@ class ProcessPool:
 
     # ---------------------------------------------------------------------------------------------- for keepers
 
+    def free(self, keeper: _Keeper) -> None:
+        """The keeper has nothing to do: it gets the next body now, or later."""
+        with self.lock:
+            if self._waiting or self._closed:
+                keeper.give(self._waiting.popleft() if self._waiting else None)
+            else:
+                self._idle.append(keeper)
+
     def next_job(self, keeper: _Keeper) -> _Job | None:
         """Wait for work (called in the keeper's thread); None when there has been none for long."""
-        with self.lock:
-            if self._waiting:
-                return self._waiting.popleft()
-            if self._closed:
-                return None
-            self._idle.append(keeper)
         try:
             return keeper.orders.get(timeout=IDLE_SECONDS)
         except queue.Empty:
@@ -112,6 +115,7 @@ class ProcessPool:
                 if keeper in self._idle:
                     self._idle.remove(keeper)
                     self._keepers.discard(keeper)
+                    self._leaving.add(keeper)
                     return None
             return keeper.orders.get()
 
@@ -119,6 +123,7 @@ class ProcessPool:
         """The keeper and its process are no more."""
         with self.lock:
             self._keepers.discard(keeper)
+            self._leaving.discard(keeper)
 
     def tell(self, callback: Callable[..., object], *args: object) -> None:
         """Call this in the event loop."""
@@ -182,6 +187,8 @@ class _Keeper:
         try:
             while job is not None:
                 returned = self._carry_out(job)
+                # Before the answer is out, so that the body which follows from it finds this process free.
+                self._pool.free(self)
                 if returned is not None:
                     self._pool.tell(_answer, job.future, returned)
                 # Nothing of it is kept while there is nothing to do.
