@@ -53,7 +53,7 @@ clients: list[Any] = []
 
 if __name__ == "__main__":
     make: Any = LocalCluster
-    with make(n_workers=1, threads_per_worker=2, dashboard_address=None, host="127.0.0.1") as cluster:
-        with Client(cluster) as client:
-            clients.append(client)
-            sys.stdout.write(json.dumps(app.execute(flow, sys.argv[1])))
+    cluster = make(n_workers=1, threads_per_worker=2, dashboard_address=None, host="127.0.0.1")
+    with cluster, Client(cluster) as client:
+        clients.append(client)
+        sys.stdout.write(json.dumps(app.execute(flow, sys.argv[1])))
