@@ -112,6 +112,21 @@ def test_signals_of_a_terminal_do_not_touch_a_body(site: Site) -> None:
     assert [line.attempt for line in site.lines("end")] == [1]
 
 
+def test_a_trigger_from_a_process_is_made_once_however_often_the_body_runs(site: Site) -> None:
+    async def fill() -> None:
+        await far.triggering.trigger(id="a")
+
+    site.prepare(far.app, fill)
+    site.start_worker("far")
+    site.until(lambda: site.execution("a")["status"] == "completed", "the triggering one to end")
+    site.await_all_ended()
+
+    ids = {line.more["of"] for line in site.lines("begin", "a")}
+    assert len(site.lines("begin", "a")) == 2
+    assert len(ids) == 1
+    assert site.value("SELECT COUNT(*) FROM executions") == 2
+
+
 # ------------------------------------------------------------------------------------------------- the main program
 
 SCRIPT = """

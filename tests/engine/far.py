@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -214,8 +215,20 @@ def wait_for(folder: str, name: str) -> int:
     return os.getpid()
 
 
-def big(size: int) -> int:
-    return len(b"x" * size)
+def _tell_and_sleep(writer: Any) -> None:
+    writer.send("here")
+    time.sleep(1000)
+
+
+def fork_and_terminate() -> int | None:
+    """The exit code of a forked process that was asked to end."""
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=_tell_and_sleep, args=(writer,))
+    process.start()
+    reader.recv()
+    process.terminate()
+    process.join()
+    return process.exitcode
 
 
 def length(data: bytes) -> int:

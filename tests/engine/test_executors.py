@@ -9,7 +9,6 @@ import gc
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -440,6 +439,15 @@ def _bodies(app: App) -> list[str]:
     return worker.running_steps()
 
 
+async def test_what_a_body_forks_can_be_ended_by_signals() -> None:
+    """The process of a body is deaf to SIGTERM; a pool that the body makes must not be."""
+    app = App()
+    flow = flow_of(app, far.fork_and_terminate)
+
+    async with sandbox(app):
+        assert await (await flow.trigger()).result(10) == -signal.SIGTERM
+
+
 async def test_the_loser_of_a_race_is_killed(tmp_path: Path) -> None:
     app = App()
 
@@ -660,28 +668,3 @@ async def test_equal_calls_are_not_the_same_call_to_an_executor_that_shares_resu
         with pytest.raises(ExecutionFailedError):
             await (await flow.trigger()).result(5)
     assert len(set(executor.keys)) == 4
-
-
-# ------------------------------------------------------------------------------------------------- threads
-
-
-async def test_threads_limit_bodies_and_a_timed_out_body_is_not_heard(tmp_path: Path) -> None:
-    app, release, running = App(threads=2), threading.Event(), list[str]()
-
-    def body(name: str) -> str:
-        running.append(name)
-        release.wait(10)
-        time.sleep(0)
-        return name
-
-    @app.workflow
-    async def flow(step: Step) -> list[str]:
-        return await asyncio.gather(*(step.run(name, body, name) for name in "abcd"))
-
-    async with sandbox(app):
-        execution = await flow.trigger()
-        await until(lambda: len(running) == 2)
-        await asyncio.sleep(0.05)
-        assert len(running) == 2
-        release.set()
-        assert await execution.result(5) == list("abcd")

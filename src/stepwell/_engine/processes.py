@@ -14,42 +14,24 @@ import asyncio
 import os
 import pickle
 import queue
-import signal
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from stepwell._engine.errand import Errand
 from stepwell._engine.failure import ErrorRegistry, show_origin
+from stepwell._engine.offspring import EXIT_SECONDS, Process
 from stepwell._engine.ports import FarFacts, Returned
 from stepwell.errors import ProcessDiedError, SerializationError, WorkflowCodeError
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
     from stepwell._engine.child import Answer
 
 IDLE_SECONDS = 60.0
 """A process that has had nothing to do for so long is ended."""
-EXIT_SECONDS: Final = 0.2
-"""How long a process gets to end by itself once it is told to."""
-LOOK_SECONDS: Final = 1.0
-"""How often a busy process is looked at, in case something that it started holds its connection open after its death."""
-
-_PROGRAM: Final = """\
-import sys
-sys.path[:] = {path!r}
-import signal
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda *_: None)
-from stepwell._engine.child import main
-main({orders}, {leash}, {parent})
-"""
 
 
 class ProcessPool:
@@ -163,7 +145,7 @@ class _Keeper:
 
     def __init__(self, pool: ProcessPool, first: _Job) -> None:
         self._pool = pool
-        self._process: _Process | None = None
+        self._process: Process | None = None
         self._job: _Job | None = None
         self.orders: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._run, args=(first,), name="stepwell-process", daemon=True)
@@ -244,8 +226,8 @@ class _Keeper:
             self._job, job.keeper = job, self
             return not job.dropped
 
-    def _start(self) -> _Process:
-        process = _Process()
+    def _start(self) -> Process:
+        process = Process()
         with self._pool.lock:
             self._process = process
             if self._job is not None and self._job.dropped:
@@ -258,70 +240,6 @@ class _Keeper:
             # From here on nobody else kills it, for its id may soon belong to another process.
             process, self._process = self._process, None
         return 0 if process is None else process.end()
-
-
-class _Process:
-    """A child process, and the ends of what connects us."""
-
-    def __init__(self) -> None:
-        # multiprocessing takes 10 ms to import, and most workers never need it.
-        from multiprocessing import spawn
-        from multiprocessing.connection import Pipe
-
-        ours, theirs = Pipe()
-        their_leash, self._leash = os.pipe()
-        program = _PROGRAM.format(path=_import_path(), orders=theirs.fileno(), leash=their_leash, parent=os.getpid())
-        try:
-            self._popen = subprocess.Popen(
-                [spawn.get_executable(), *_interpreter_flags(), "-c", program],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), their_leash),
-                start_new_session=True,
-            )
-        except BaseException:
-            ours.close()
-            os.close(self._leash)
-            raise
-        finally:
-            theirs.close()
-            os.close(their_leash)
-        self._connection: Connection[Any, Any] = ours
-        self._is_greeted = False
-
-    def send(self, facts: FarFacts, message: bytes) -> None:
-        if not self._is_greeted:
-            self._connection.send_bytes(pickle.dumps((sys.argv, _main_program())))
-            self._is_greeted = True
-        self._connection.send_bytes(pickle.dumps(facts))
-        self._connection.send_bytes(message)
-
-    def receive(self, lock: threading.Lock) -> Answer:
-        """Wait for the answer; EOFError when the process has died."""
-        while not self._connection.poll(LOOK_SECONDS):
-            with lock:
-                ended = self._popen.poll() is not None
-            if ended and not self._connection.poll(0):
-                raise EOFError
-        return pickle.loads(self._connection.recv_bytes())
-
-    def kill(self) -> None:
-        """Kill it and all that it has started."""
-        if self._popen.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._popen.pid, signal.SIGKILL)
-
-    def end(self) -> int:
-        """Let it end by itself, or kill it, along with what its bodies have left behind; gives the exit code."""
-        self._connection.close()
-        try:
-            self._popen.wait(EXIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        code = self._popen.wait()
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._popen.pid, signal.SIGKILL)
-        os.close(self._leash)
-        return code
 
 
 def _returned(path: str, answer: Answer, errors: ErrorRegistry) -> Returned:
@@ -381,22 +299,3 @@ def _processors() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:
         return os.cpu_count() or 1
-
-
-def _import_path() -> list[str]:
-    """Where modules come from here; an empty entry means the current folder, which may change before it is used."""
-    return [entry or os.getcwd() for entry in map(str, sys.path)]
-
-
-def _interpreter_flags() -> list[str]:
-    """The options of this interpreter, such as -O and -X dev."""
-    return subprocess._args_from_interpreter_flags()  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue, reportUnknownVariableType] - what multiprocessing uses
-
-
-def _main_program() -> dict[str, str]:
-    """How the child finds the main program, should it need something of it; the same rules as in multiprocessing."""
-    main: Any = sys.modules["__main__"]
-    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
-    if spec is not None:
-        return {"init_main_from_name": spec.name}
-    return {} if file is None else {"init_main_from_path": os.path.abspath(file)}

@@ -40,6 +40,21 @@ def spin_the_first_time() -> int:
     return os.getpid()
 
 
+def trigger_and_die_once() -> str:
+    """A body that starts an execution; it runs twice."""
+    here = current_step()
+    id = short.trigger_sync(0.0).id
+    note("begin", of=id)
+    if here.attempt == 1:
+        os._exit(1)
+    return id
+
+
+@app.workflow
+async def triggering(step: Step) -> str:
+    return await step.run("trigger", trigger_and_die_once, executor="process", retry_delay=0)
+
+
 @app.workflow
 async def short(step: Step, seconds: float) -> int:
     return await step.run("act", act, seconds, executor="process")
