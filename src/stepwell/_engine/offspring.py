@@ -61,6 +61,7 @@ class Process:
             os.close(their_leash)
         self._connection: Connection[Any, Any] = ours
         self._is_greeted = False
+        self.is_killed = False
 
     def send(self, facts: FarFacts, message: bytes) -> None:
         if not self._is_greeted:
@@ -80,6 +81,7 @@ class Process:
 
     def kill(self) -> None:
         """Kill it and all that it has started."""
+        self.is_killed = True
         if self._popen.returncode is None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._popen.pid, signal.SIGKILL)

@@ -199,6 +199,9 @@ class _Keeper:
         finally:
             with self._pool.lock:
                 self._job = job.keeper = None
+            if self._process is not None and self._process.is_killed:
+                # The answer came first, but the next body must not meet a process that is about to go.
+                self._bury()
 
     def _ask(self, job: _Job, message: bytes) -> Answer | int | None:
         """The answer, the exit code of a process that died, or None for a body that was not started."""
