@@ -14,11 +14,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol, TypeVar, overload
 
+from stepwell._engine.child import is_loading_main
 from stepwell._engine.definition import Definition, Options
 from stepwell._engine.executor import ThreadExecutor
 from stepwell._engine.failure import ErrorRegistry
 from stepwell._engine.journal import Journal
 from stepwell._engine.outcome import Completed, Failed, Stop
+from stepwell._engine.processes import ProcessPool
 from stepwell._engine.runner import Runner
 from stepwell._engine.strands import install
 from stepwell._facade import Portal
@@ -104,6 +106,8 @@ class App:
         errors: Exception classes that are rebuilt from their record besides those loaded when the worker starts.
         record_arguments: Keep a preview of each step's arguments.
         threads: How many plain functions run as step bodies at the same time.
+        processes: How many bodies with `executor="process"` run at the same time, each in a process of its own; the number
+            of processors by default. Processes are started when they are needed and end when idle for a minute.
         payload_limit: The largest input, output or step result as JSON.
         clock: Where time comes from; for tests.
     """
@@ -119,12 +123,14 @@ class App:
         errors: Iterable[type[BaseException]] = (),
         record_arguments: bool = True,
         threads: int = 64,
+        processes: int | None = None,
         payload_limit: str | int = "1 MiB",
         clock: Clock | None = None,
         rng: Rng | None = None,
     ) -> None:
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidInputError(f"threads must be a positive whole number, got {threads!r}.")
+        for option, number in (("threads", threads), ("processes", 1 if processes is None else processes)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise InvalidInputError(f"{option} must be a positive whole number, got {number!r}.")
         self.name = name or "app"
         self._database = database
         self._config_folder = None if config is None else Path(config)
@@ -133,6 +139,7 @@ class App:
         self._errors = tuple(errors)
         self._record_arguments = record_arguments
         self._threads = threads
+        self._processes = processes
         self._payload_limit = _bytes(payload_limit)
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random(random.SystemRandom().getrandbits(128))
@@ -318,6 +325,7 @@ class App:
             env = Env({name: await stack.enter_async_context(open()) for name, open in self._resources.items()})
             worker = self._worker(session, env, concurrency)
             stack.callback(session.executor.close)
+            stack.push_async_callback(session.processes.close)
             stack.callback(install(asyncio.get_running_loop()))
             stack.enter_context(relaxed())
             await worker.start()
@@ -354,6 +362,10 @@ class App:
 
     @asynccontextmanager
     async def _open(self) -> AsyncGenerator[_Session]:
+        if is_loading_main():
+            raise WorkflowCodeError(
+                f"App {self.name!r} is opened by the main program while a process for step bodies imports it. Put what starts it under `if __name__ == '__main__':`."
+            )
         if self._pid != os.getpid():
             self._forget_parent()
         if self._client is not None and not await self.portal.end():
@@ -387,7 +399,8 @@ class App:
             payload_limit=self._payload_limit,
             portal=lambda make: self.portal.call("A *_sync method", make),
         )
-        return _Session(store, ids, errors, journal, ThreadExecutor(self._threads), client)
+        threads, processes = ThreadExecutor(self._threads), ProcessPool(self._processes, errors)
+        return _Session(store, ids, errors, journal, threads, processes, client)
 
     def _worker(self, session: _Session, env: Env, concurrency: int) -> Worker:
         return Worker(
@@ -398,6 +411,7 @@ class App:
             rng=self._rng,
             ids=session.ids,
             executor=session.executor,
+            processes=session.processes,
             errors=session.errors,
             definitions=self._definitions,
             policy=lambda definition: definition.options.policy or self._policy,
@@ -478,6 +492,7 @@ class _Session(NamedTuple):
     errors: ErrorRegistry
     journal: Journal
     executor: ThreadExecutor
+    processes: ProcessPool
     client: Client
 
 

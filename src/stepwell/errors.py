@@ -9,6 +9,7 @@
     ├─ SerializationError           a value that JSON and its type cannot bring back
     ├─ InvalidInputError            refused where it enters (also a ValueError)
     ├─ EventTimeoutError, StepTimeoutError     (also TimeoutError)
+    ├─ ProcessDiedError             the process of a body with executor="process" ended by itself
     ├─ ExecutionTimeoutError        an execution passed its own timeout
     ├─ ChildFailedError             a child workflow did not complete
     ├─ ExecutionFailedError, ExecutionCancelledError, ExecutionAbortedError
@@ -22,6 +23,7 @@ and the CLI repeat it.
 
 from __future__ import annotations
 
+import signal
 from typing import Any, ClassVar, Self
 
 
@@ -151,6 +153,31 @@ class StepTimeoutError(StepwellError, TimeoutError):
         super().__init__(f"Step {path!r} did not end within {seconds:g} s.")
         self.path = path
         self.seconds = seconds
+
+
+class ProcessDiedError(StepwellError):
+    """The process in which an attempt of a step ran has died: it crashed, exited, or was killed from outside.
+
+    `exit_code` is what it exited with, or the negative number of the signal that ended it.
+    """
+
+    code = "process_died"
+
+    def __init__(self, path: str, exit_code: int) -> None:
+        super().__init__(f"The process of step {path!r} {_ending(exit_code)} before the body returned.")
+        self.path = path
+        self.exit_code = exit_code
+
+
+def _ending(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"exited with code {exit_code}"
+    if exit_code == -signal.SIGKILL:
+        return "was killed (SIGKILL, perhaps by the system for want of memory)"
+    try:
+        return f"was ended by {signal.Signals(-exit_code).name}"
+    except ValueError:
+        return f"was ended by signal {-exit_code}"
 
 
 class ExecutionTimeoutError(StepwellError):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextvars
 import functools
 import logging
 import uuid
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final, Literal, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from stepwell._engine.body import BodyWork
 from stepwell._engine.bridge import Mailbox, carried
 from stepwell._engine.call import Call, current, current_scope
+from stepwell._engine.elsewhere import ExecutorOption, checked_executor
 from stepwell._engine.runner import Runner
 from stepwell._engine.waits import SleepWork, ValueWork
 from stepwell.clock import from_us, to_us
@@ -167,7 +167,7 @@ class Facts:
         timeout: Duration | None,
         input: object,
         returns: object,
-        executor: Literal["thread"] | concurrent.futures.Executor | None,
+        executor: ExecutorOption | None,
         mailbox: Mailbox | None = None,
     ) -> BodyWork:
         if not callable(fn):
@@ -180,10 +180,11 @@ class Facts:
             )
         pool = None
         if executor is not None:
-            pool, mailbox = _pool(executor), None
+            pool, mailbox = checked_executor(executor, what, fn), None
         codec = codec_of_function(fn) if returns is UNSET else codec_of_function(fn, returns)
-        if runner.host.stubs:
-            fn = runner.host.stubs.get(name, fn)
+        if name in runner.host.stubs:
+            # A stand-in is a function of the test: it runs here.
+            fn, pool = runner.host.stubs[name], None
         return BodyWork(
             fn,
             args,
@@ -208,14 +209,6 @@ def _not_a_function(what: str, fn: object) -> TypeError:
     return TypeError(
         f"{what} needs a function as its second argument, got {fn!r}. Pass the function itself and its arguments after it."
     )
-
-
-def _pool(executor: object) -> concurrent.futures.Executor | None:
-    if executor == "thread":
-        return None
-    if isinstance(executor, concurrent.futures.Executor):
-        return executor
-    raise InvalidInputError(f"executor must be 'thread' or a concurrent.futures.Executor, got {executor!r}.")
 
 
 def pause_work(duration: Duration, *, nameless: bool) -> SleepWork:

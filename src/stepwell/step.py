@@ -54,7 +54,7 @@ class Step(Facts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
-        executor: Literal["thread"] | concurrent.futures.Executor | None = None,
+        executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> Coroutine[Any, Any, T]: ...
 
     @overload
@@ -71,7 +71,7 @@ class Step(Facts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
-        executor: Literal["thread"] | concurrent.futures.Executor | None = None,
+        executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> Coroutine[Any, Any, T]: ...
 
     @overload
@@ -88,7 +88,7 @@ class Step(Facts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
-        executor: Literal["thread"] | concurrent.futures.Executor | None = None,
+        executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> Coroutine[Any, Any, T]: ...
 
     @overload
@@ -106,7 +106,7 @@ class Step(Facts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
-        executor: Literal["thread"] | concurrent.futures.Executor | None = None,
+        executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> Coroutine[Any, Any, Any]: ...
 
     def run(
@@ -123,7 +123,7 @@ class Step(Facts):
         timeout: Duration | None = None,
         input: object = UNSET,
         returns: object = UNSET,
-        executor: Literal["thread"] | concurrent.futures.Executor | None = None,
+        executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> Coroutine[Any, Any, Any]:
         """Run `fn(*args)` once and keep its result.
 
@@ -133,22 +133,30 @@ class Step(Facts):
 
         Args:
             name: Names the step within its scope, 1 to 200 characters. The same name again gives the first result.
-            fn: Async functions run in the event loop, others in a thread.
+            fn: Async functions run in the event loop, others in a thread; see `executor`.
             args: Positional arguments of `fn`; for keyword arguments use `functools.partial` or `@step.do`.
             retries: Attempts after the first, or a whole RetryPolicy; None takes the workflow's.
             retry_delay: Wait before the second attempt.
             backoff: How the wait grows: "exponential", "linear" or "constant".
             max_delay: The longest wait.
             retry_if: Asked with the error of a failed attempt; False fails the step at once.
-            timeout: Longest time for one attempt; then it is cancelled (a thread goes on unheard) and counts as failed.
+            timeout: Longest time for one attempt; then it is cancelled (a process of ours is killed; a thread, or what runs
+                in an executor of yours, goes on unheard) and counts as failed.
             input: Recorded as the step's input instead of a preview of the arguments.
             returns: The type of the result, if `fn` has no (good) return annotation.
-            executor: "thread", or a `concurrent.futures.Executor` in which `fn` runs.
+            executor: Where `fn` runs. "thread": plain functions in a thread of the worker's pool, also those of plain
+                workflows. "process": in a process of the worker's own, which runs one body at a time and is killed by
+                timeout and cancel; `fn` must be importable, it, its arguments and its result picklable, and
+                `current_step()` gives facts only. A `concurrent.futures.Executor` of yours, such as a pool or Dask's
+                `client.get_executor()`: the step's context does not come along, so `current_step()` raises
+                NoStepContextError; a timeout or cancel only takes back what has not begun. In both of these an async
+                `fn` gets an event loop of its own.
 
         Raises:
             Exception: Whatever the last attempt raised; StepTimeoutError for an attempt that took too long;
                 StepFailedError for an error that cannot be rebuilt from its record.
             SerializationError: The result cannot be stored and restored. It is not tried again.
+            ProcessDiedError: With executor="process": the last attempt's process crashed, exited or was killed.
         """
         scope = self._scope("step.run")
         if (
@@ -186,7 +194,7 @@ class Step(Facts):
         timeout: Duration | None = None,
         input: object = UNSET,
         returns: object = UNSET,
-        executor: Literal["thread"] | concurrent.futures.Executor | None = None,
+        executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> _Do:
         """Decorate a local function so that calling it runs it as the step `name`; options as in `run`.
 

@@ -53,7 +53,7 @@ class SyncStep(Facts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
-        executor: Literal["thread"] | concurrent.futures.Executor | None = None,
+        executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> T: ...
 
     @overload
@@ -70,7 +70,7 @@ class SyncStep(Facts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
-        executor: Literal["thread"] | concurrent.futures.Executor | None = None,
+        executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> T: ...
 
     @overload
@@ -87,7 +87,7 @@ class SyncStep(Facts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
-        executor: Literal["thread"] | concurrent.futures.Executor | None = None,
+        executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> T: ...
 
     @overload
@@ -105,7 +105,7 @@ class SyncStep(Facts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
-        executor: Literal["thread"] | concurrent.futures.Executor | None = None,
+        executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> Any: ...
 
     def run(self, name: str, fn: Callable[..., Any], /, *args: Any, **options: Any) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, assert_type
@@ -79,6 +80,9 @@ async def order_processing(step: Step, order: Order) -> Receipt:
     assert_type(payment, Payment)
     assert_type(await step.run("ship", ship, payment.id, True), int)
     assert_type(await step.run("later", functools.partial(ship, express=False), payment.id), int)
+    assert_type(await step.run("far", charge, order, executor="process"), Payment)
+    assert_type(await step.run("pool", ship, payment.id, True, executor=ThreadPoolExecutor()), int)
+    await step.run("gpu", charge, order, executor="gpu")  # pyright: ignore[reportCallIssue, reportArgumentType]
     assert_type(await step.run("row", untyped, 1, returns=Row), Row)  # pyright: ignore[reportUnknownArgumentType]
     await step.run("charge", charge, 5)  # pyright: ignore[reportCallIssue, reportArgumentType]
     await step.run("ship", ship, payment.id)  # pyright: ignore[reportCallIssue, reportArgumentType]
@@ -154,6 +158,7 @@ def blocking(step: SyncStep, order: Order) -> Receipt:
     assert_type(step.execute_workflow("nightly", nightly), int)
     assert_type(step.wait_for_workflow("wait", step.start_workflow("start", order_processing, order)), Receipt)
     payment = step.run("charge", charge, order)
+    assert_type(step.run("far", charge, order, executor="process"), Payment)
     assert_type(payment, Payment)
     assert_type(step.run("ship", ship, payment.id, False), int)
     step.run("ship", ship, 1)  # pyright: ignore[reportCallIssue, reportArgumentType]

@@ -345,7 +345,7 @@ def test_a_forged_record_imports_and_calls_nothing(tmp_path: Any, monkeypatch: p
 
 
 def test_all_errors_of_stepwell_are_restored() -> None:
-    samples: dict[str, object] = {"seconds": 1.5, "crashes": 5, "found": 1, "needed": 2}
+    samples: dict[str, object] = {"seconds": 1.5, "crashes": 5, "found": 1, "needed": 2, "exit_code": -9}
     for cls in all_subclasses(StepwellError):
         if not cls.__module__.startswith("stepwell"):
             continue

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextvars
 import functools
 import inspect
 import logging
 from collections.abc import Callable
 from types import CodeType
-from typing import Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from msgspec import Struct
 
 from stepwell._engine.bridge import Mailbox
 from stepwell._engine.call import Call, Work, current
+from stepwell._engine.deadlines import Deadline
+from stepwell._engine.elsewhere import PROCESS, Elsewhere, in_executor, in_process
 from stepwell._engine.failure import record_error
 from stepwell._engine.outcome import Outcome
 from stepwell.codec import Codec
@@ -23,6 +24,9 @@ from stepwell.errors import NonRetryableError, SerializationError, StepTimeoutEr
 from stepwell.retry import RetryPolicy
 from stepwell.store.records import HistoryRow
 from stepwell.store.transitions import StepFinished, StepRetrying, Verdict
+
+if TYPE_CHECKING:
+    import concurrent.futures
 
 log: Final = logging.getLogger("stepwell")
 
@@ -46,7 +50,7 @@ class BodyWork(Struct, gc=False):
     policy: RetryPolicy
     timeout: int | None
     input: str | None
-    executor: concurrent.futures.Executor | None
+    executor: Elsewhere | None
     mailbox: Mailbox | None
 
     @property
@@ -110,17 +114,17 @@ class BodyWork(Struct, gc=False):
         call.triggers = 0
         call.started_at = bodies[call] = runner.clock.now()
         deadline = None
-        if self.timeout is not None:
-            deadline = runner.host.deadlines.at(
-                call.started_at + self.timeout, functools.partial(_time_out, call, task)
-            )
+        if self.timeout is not None and self.executor is not PROCESS:
+            deadline = self._deadline(call, task)
         token = current.set(call)
         runner.enter_body(call)
         error: BaseException | None = None
         text: str = ""
         value: object = None
         try:
-            if is_async(self.fn):
+            if self.executor is not None:
+                value = await self._run_elsewhere(call, task)
+            elif is_async(self.fn):
                 value = await self.fn(*self.args)
             else:
                 value = await self._run_blocking(call)
@@ -160,17 +164,35 @@ class BodyWork(Struct, gc=False):
         return text, value, error
 
     async def _run_blocking(self, call: Call) -> object:
-        context = contextvars.copy_context()
-        run = functools.partial(self.fn, *self.args)
-        if self.executor is not None:
-            value = await asyncio.wrap_future(self.executor.submit(run))
-        else:
-            submit = self.mailbox.submit if self.mailbox is not None else call.runner.host.executor.submit
-            value, error = await submit(context, run)
-            if error is not None:
-                raise error
+        submit = self.mailbox.submit if self.mailbox is not None else call.runner.host.executor.submit
+        value, error = await submit(contextvars.copy_context(), functools.partial(self.fn, *self.args))
+        if error is not None:
+            raise error
         # A plain function may be a wrapper around an async one.
         return await value if inspect.isawaitable(value) else value
+
+    async def _run_elsewhere(self, call: Call, task: asyncio.Task[object]) -> object:
+        if self.executor is not PROCESS:
+            return await in_executor(cast("concurrent.futures.Executor", self.executor), call, self.fn, self.args)
+        deadline: Deadline | None = None
+        waits = True
+
+        def start() -> None:
+            # A process takes one body at a time: standing in line is no part of the attempt.
+            nonlocal deadline
+            if waits and self.timeout is not None:
+                deadline = self._deadline(call, task)
+
+        try:
+            return await in_process(call, self.fn, self.args, start)
+        finally:
+            waits = False
+            if deadline is not None:
+                deadline.cancel()
+
+    def _deadline(self, call: Call, task: asyncio.Task[object]) -> Deadline:
+        host = call.runner.host
+        return host.deadlines.at(host.clock.now() + (self.timeout or 0), functools.partial(_time_out, call, task))
 
     # ---------------------------------------------------------------------------------------------- what follows
 

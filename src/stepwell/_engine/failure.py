@@ -208,6 +208,13 @@ class ErrorRegistry:
             return None
 
 
+def show_origin(error: BaseException, text: str) -> BaseException:
+    """Let an error that came from another process show, as its cause, where it was raised there."""
+    record = _parsed(text)
+    error.__cause__ = RecordedError(record.traceback, record.causes)
+    return error
+
+
 def error_summary(text: str) -> tuple[str, str, str]:
     """Give the type, message and traceback of a recorded error."""
     record = _parsed(text)

@@ -12,7 +12,7 @@ from stepwell._engine.deadlines import Deadlines
 from stepwell._engine.failure import ErrorRegistry
 from stepwell._engine.journal import Journal
 from stepwell._engine.outcome import Stop
-from stepwell._engine.ports import Executor
+from stepwell._engine.ports import Executor, Processes
 from stepwell.clock import Clock
 from stepwell.ids import Rng
 from stepwell.store.protocol import Store
@@ -31,6 +31,7 @@ class Host(Protocol):
     deadlines: Deadlines
     arrivals: Arrivals
     executor: Executor
+    processes: Processes
     errors: ErrorRegistry
     payload_limit: int
     strict_names: bool

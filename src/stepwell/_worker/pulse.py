@@ -9,25 +9,32 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 log: Final = logging.getLogger("stepwell.worker")
 
-TICK_SECONDS: Final = 1.0
-WARN_SECONDS: Final = 5.0
-"""A loop that has not turned for so long is named in a warning, with the stack that blocks it."""
-STUCK_SECONDS: Final = 300.0
+TICK_SECONDS = 0.25
+WARN_SECONDS = 1.0
+"""Who blocks the loop for so long is named in a warning, once for each time, with the stack."""
+STUCK_SECONDS = 300.0
 """After so long the lease is left to run out, so that others can take over."""
 
 
 class LoopPulse:
-    """Beats while the event loop turns, and for five minutes longer. A thread watches the loop and names what blocks it."""
+    """Beats while the event loop turns, and for five minutes longer. A thread watches the loop and names what blocks it.
 
-    def __init__(self, on_lost: Callable[[], object]) -> None:
+    Args:
+        on_lost: Called in the event loop when the lease is lost.
+        name_of: Called in any thread; says whose a task is.
+    """
+
+    def __init__(self, on_lost: Callable[[], object], name_of: Callable[[asyncio.Task[Any] | None], str]) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._on_lost = on_lost
+        self._name_of = name_of
         self._warned = False
+        self._given_up = False
         self._stopped = False
         self._last = time.monotonic()
         self.lease_until = 0
@@ -39,12 +46,17 @@ class LoopPulse:
         if self._stopped:
             return False
         silent = time.monotonic() - self._last
-        if silent > STUCK_SECONDS:
+        if silent <= STUCK_SECONDS:
+            return True
+        if not self._given_up:
+            self._given_up = True
             log.error(
-                "The event loop has been blocked for %.0f s; the lease is not renewed:\n%s", silent, self._stack()
+                "%s has blocked the event loop for %.1f s; the lease is not renewed any more, so that others take over:\n%s",
+                self._culprit(),
+                silent,
+                self._stack(),
             )
-            return False
-        return True
+        return False
 
     def renewed(self, lease_until: int) -> None:
         self.lease_until = lease_until
@@ -66,19 +78,33 @@ class LoopPulse:
 
     def _tick(self) -> None:
         self._last = time.monotonic()
-        self._warned = False
+        self._warned = self._given_up = False
         self._handle = self._loop.call_later(TICK_SECONDS, self._tick)
 
     def _watch(self) -> None:
+        looked_at = awake_since = time.monotonic()
         while not self._ended.wait(TICK_SECONDS):
-            silent = time.monotonic() - self._last
-            if silent > WARN_SECONDS and not self._warned:
+            now = time.monotonic()
+            slept, looked_at = now - looked_at, now
+            if slept > WARN_SECONDS:
+                # This thread did not get its turn either: the whole process stood still, and nobody in it is to blame.
+                awake_since = now
+            silent = now - max(self._last, awake_since)
+            if silent > WARN_SECONDS + TICK_SECONDS and not self._warned:
                 self._warned = True
                 log.warning(
-                    "The event loop has not turned for %.0f s. A step or workflow blocks it; make the function a plain `def`, so that it runs in a thread:\n%s",
+                    "%s has blocked the event loop for %.1f s; meanwhile no other execution moves. Make the function that blocks a plain `def`, so that it runs in a thread, or pass executor='process':\n%s",
+                    self._culprit(),
                     silent,
                     self._stack(),
                 )
+
+    def _culprit(self) -> str:
+        try:
+            return self._name_of(asyncio.current_task(self._loop))
+        except RuntimeError:
+            # The loop turns again and changes what is being looked at.
+            return "Something"
 
     def _stack(self) -> str:
         frame = sys._current_frames().get(self._thread)  # pyright: ignore[reportPrivateUsage] - documented, whatever its name says

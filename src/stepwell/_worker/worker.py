@@ -15,6 +15,7 @@ import contextvars
 import logging
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from stepwell._engine.arrivals import Arrivals
@@ -25,9 +26,10 @@ from stepwell._engine.definition import Definition
 from stepwell._engine.failure import ErrorRegistry
 from stepwell._engine.journal import Journal
 from stepwell._engine.outcome import Completed, Failed, Lost, Park, Release, Stop
-from stepwell._engine.ports import Executor
+from stepwell._engine.ports import Executor, Processes
 from stepwell._engine.runner import HURRY_SECONDS, Runner
 from stepwell._worker import process
+from stepwell._worker.culprit import owner_of
 from stepwell._worker.loop import Loop
 from stepwell._worker.pulse import LoopPulse
 from stepwell._worker.reaper import LOOK_SECONDS, Reaper
@@ -70,6 +72,7 @@ class Worker:
         rng: Rng,
         ids: Ids,
         executor: Executor,
+        processes: Processes,
         errors: ErrorRegistry,
         definitions: Mapping[str, Definition],
         policy: Callable[[Definition], RetryPolicy],
@@ -88,6 +91,7 @@ class Worker:
         self.rng = rng
         self.journal = journal
         self.executor = executor
+        self.processes = processes
         self.errors = errors
         self.resources = resources
         self.stubs = stubs
@@ -242,7 +246,7 @@ class Worker:
             concurrency=self._concurrency,
             started_at=self.clock.now(),
         )
-        pulse = LoopPulse(self._lost)
+        pulse = LoopPulse(self._lost, partial(owner_of, self.residents, self.bodies))
         try:
             await self._store.register(row, pulse)
         except BaseException:
