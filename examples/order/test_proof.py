@@ -56,6 +56,7 @@ def step(path: str, began: float, ended: float | None, output: object = None, **
         started_at=at(began),
         finished_at=None if ended is None else at(ended),
         wake_at=None,
+        awaits=None,
         attempts=(),
     )
     return replace(known, **changes)
