@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
+from stepwell._engine.call import current, refuse_in_transaction
 from stepwell.errors import WorkflowCodeError
 
 
@@ -46,6 +47,7 @@ class Portal:
 
     def call(self, what: str, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Run a coroutine and wait for it; connects in a background thread at first use if need be."""
+        refuse_in_transaction(what, current.get(None))
         try:
             asyncio.get_running_loop()
         except RuntimeError:

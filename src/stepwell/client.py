@@ -192,14 +192,14 @@ class Client:
                 sender = self.worker.starter(definition, new)
             else:
                 sender = _LookAfterwards(self.worker)
-        verdict = await self._journal.append(Triggered(new), sender)
-        if isinstance(verdict, Exists):
-            if if_exists != "return":
-                raise ExecutionExistsError(new.id)
-            if not verdict.same:
-                raise ExecutionExistsError(new.id, "exists with another workflow or input")
-        elif isinstance(verdict, Exception):
-            raise verdict
+        _check_triggered(new, await self._journal.append(Triggered(new), sender), if_exists)
+        return new.id
+
+    def trigger_with(self, connection: object, new: NewExecution, *, if_exists: str) -> str:
+        """Write one execution in the caller's transaction, in this thread; it is queued if and only if that commits."""
+        _check_if_exists(if_exists)
+        [verdict] = self.store.enlist(connection, [Triggered(new)])
+        _check_triggered(new, verdict, if_exists)
         return new.id
 
     async def trigger_many(self, news: Sequence[NewExecution]) -> None:
@@ -207,17 +207,24 @@ class Client:
         if not news:
             return
         sender = None if self.worker is None else _LookAfterwards(self.worker)
-        verdict = await self._journal.append(TriggeredMany(tuple(news)), sender)
-        if isinstance(verdict, Exists):
-            raise ExecutionExistsError(verdict.execution_id)
-        if isinstance(verdict, Exception):
-            raise verdict
+        _check_triggered_many(await self._journal.append(TriggeredMany(tuple(news)), sender))
 
-    async def send_event(self, execution_id: str, name: str, payload: object, id: str | None) -> None:
+    def trigger_many_with(self, connection: object, news: Sequence[NewExecution]) -> None:
+        """Write all of them or none in the caller's transaction."""
+        if news:
+            [verdict] = self.store.enlist(connection, [TriggeredMany(tuple(news))])
+            _check_triggered_many(verdict)
+
+    async def send_event(self, event: EventSent) -> None:
         """See Execution.send_event."""
-        event = self.new_event(execution_id, name, payload, id)
         sender = None if self.worker is None else _Deliver(self.worker)
         verdict = await self._journal.append(event, sender)
+        if verdict is not None:
+            raise refusal_of(event, verdict)
+
+    def send_event_with(self, connection: object, event: EventSent) -> None:
+        """Send an event in the caller's transaction, in this thread."""
+        [verdict] = self.store.enlist(connection, [event])
         if verdict is not None:
             raise refusal_of(event, verdict)
 
@@ -457,6 +464,23 @@ def _owned(new: NewExecution, owner: str, deadline_at: int | None) -> NewExecuti
 def _check_if_exists(value: str) -> None:
     if value not in ("raise", "return"):
         raise InvalidInputError(f"if_exists must be 'raise' or 'return', got {value!r}.")
+
+
+def _check_triggered(new: NewExecution, verdict: Verdict, if_exists: str) -> None:
+    if isinstance(verdict, Exists):
+        if if_exists != "return":
+            raise ExecutionExistsError(new.id)
+        if not verdict.same:
+            raise ExecutionExistsError(new.id, "exists with another workflow or input")
+    elif isinstance(verdict, Exception):
+        raise verdict
+
+
+def _check_triggered_many(verdict: Verdict) -> None:
+    if isinstance(verdict, Exists):
+        raise ExecutionExistsError(verdict.execution_id)
+    if isinstance(verdict, Exception):
+        raise verdict
 
 
 def _check_reason(reason: object) -> None:

@@ -16,6 +16,7 @@ from stepwell.duration import Duration
 from stepwell.errors import StepwellError
 from stepwell.ids import unquote_step_name
 from stepwell.store.records import AttemptRow, ExecutionRow, StepRow
+from stepwell.store.transitions import EventSent
 from stepwell.types import TERMINAL, Status, StepStatus
 
 if TYPE_CHECKING:
@@ -178,7 +179,9 @@ class Execution(Generic[Out]):
         refuse_in_workflow_code("Execution.cancel()", "Move it into a step: step.run('cancel', …).")
         await self._client.cancel(self.id, reason)
 
-    async def send_event(self, name: str, payload: object = None, *, id: str | None = None) -> None:
+    async def send_event(
+        self, name: str, payload: object = None, *, id: str | None = None, connection: object = None
+    ) -> None:
         """Send an event: a step that listens for this name receives it, now or when it comes to listen.
 
         The event is stored before this returns and delivered exactly once; events of one name are received in the order
@@ -189,14 +192,23 @@ class Execution(Generic[Out]):
             name: The name that `step.listen` waits for.
             payload: What `step.listen` returns: JSON values, built-in types, or an instance of the type it `returns`.
             id: Your own id for the event: sent again with the same id, it counts once.
+            connection: Your own open transaction on the same database, as in `Workflow.trigger`: the event is sent if and
+                only if it commits.
 
         Raises:
             ExecutionNotFoundError: No execution has this id.
             InvalidTransitionError: It has ended.
             InvalidInputError: The name, the id or the payload cannot be taken, or the id belongs to another event.
         """
+        event = self._new_event(name, payload, id)
+        if connection is not None:
+            self._client.send_event_with(connection, event)
+        else:
+            await self._client.send_event(event)
+
+    def _new_event(self, name: str, payload: object, id: str | None) -> EventSent:
         refuse_in_workflow_code("Execution.send_event()", "Move it into a step: step.run('send', …).")
-        await self._client.send_event(self.id, name, payload, id)
+        return self._client.new_event(self.id, name, payload, id)
 
     async def children(self) -> list[ExecutionInfo]:
         """The executions that this one has started as children, oldest first, without payloads; 1,000 at most."""
@@ -224,9 +236,18 @@ class Execution(Generic[Out]):
         """`result` for code without an event loop."""
         return self._client.portal(lambda: self.result(timeout))
 
-    def send_event_sync(self, name: str, payload: object = None, *, id: str | None = None) -> None:
-        """`send_event` for code without an event loop."""
-        self._client.portal(lambda: self.send_event(name, payload, id=id))
+    def send_event_sync(
+        self, name: str, payload: object = None, *, id: str | None = None, connection: object = None
+    ) -> None:
+        """`send_event` for code without an event loop; with `connection=` it writes in this thread."""
+        if connection is None:
+            self._client.portal(lambda: self.send_event(name, payload, id=id))
+            return
+
+        async def new() -> EventSent:
+            return self._new_event(name, payload, id)
+
+        self._client.send_event_with(connection, self._client.portal(new))
 
     def cancel_sync(self, reason: str | None = None) -> None:
         """`cancel` for code without an event loop."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import functools
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
-from stepwell._engine.body import BodyWork
+from stepwell._engine.body import BodyWork, is_async
 from stepwell._engine.bridge import Mailbox, carried
-from stepwell._engine.call import Call, current, current_scope
+from stepwell._engine.call import Call, current, current_scope, refuse_in_transaction
 from stepwell._engine.elsewhere import ExecutorOption, checked_executor
 from stepwell._engine.runner import Runner
+from stepwell._engine.transaction import LONGEST_US, TransactionWork
 from stepwell._engine.waits import SleepWork, ValueWork
 from stepwell.clock import from_us, to_us
 from stepwell.codec import NO_ANNOTATION, codec_for, codec_of_function, preview
@@ -133,6 +135,8 @@ class Facts:
 
     def _scope(self, what: str) -> Call:
         scope = current_scope(what)
+        if scope.work is not None:
+            refuse_in_transaction(what, scope)
         if scope.runner is not self._runner:
             raise WorkflowCodeError(
                 f"{what} of execution {self._runner.id!r} was called inside execution {scope.runner.id!r}. Use the step that was passed to the running workflow, or current_step()."
@@ -196,6 +200,25 @@ class Facts:
             mailbox,
         )
 
+    def _transaction(
+        self, name: str, fn: Callable[..., Any], args: tuple[object, ...], options: Mapping[str, Any]
+    ) -> TransactionWork:
+        """The work of `transaction`; `options` are those of `run` without `executor`."""
+        body = self._body("step.transaction", name, fn, args, **options, executor=None)
+        if body.timeout is not None and body.timeout > LONGEST_US:
+            raise InvalidInputError(
+                f"timeout of step.transaction({name!r}) may be at most {LONGEST_US // 1_000_000} s, got {options['timeout']!r}: nobody else can write meanwhile."
+            )
+        run = body.fn
+        if is_async(run) and not self._runner.host.journal.takes_async_transactions:
+            if run is fn:
+                raise TypeError(
+                    f"step.transaction({name!r}) needs a plain function on SQLite, where it runs in the thread of the connection; {fn!r} is async."
+                )
+            # A stub of the test kit may always be async.
+            run = _driven(run)
+        return TransactionWork(run, args, body.codec, body.policy, body.timeout or LONGEST_US, body.input, None, None)
+
     def _input(self, what: str, name: str, args: tuple[object, ...], input: object) -> str | None:
         if input is not UNSET:
             try:
@@ -203,6 +226,10 @@ class Facts:
             except SerializationError as error:
                 raise SerializationError(f"The input= of {what}({name!r}) cannot be recorded: {error}") from error
         return preview(args) if self._runner.host.record_arguments else None
+
+
+def _driven(stub: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+    return lambda *args: asyncio.run(stub(*args))
 
 
 def _not_a_function(what: str, fn: object) -> TypeError:

@@ -219,6 +219,110 @@ class Step(Facts):
         return _Do(self, name, options)
 
     @overload
+    def transaction(
+        self,
+        name: str,
+        fn: Callable[[Any, *Ts], object],
+        /,
+        *args: *Ts,
+        returns: type[T],
+        retries: int | RetryPolicy | None = None,
+        retry_delay: Duration | None = None,
+        backoff: Backoff | None = None,
+        max_delay: Duration | None = None,
+        retry_if: Callable[[Exception], bool] | None = None,
+        timeout: Duration | None = None,
+        input: object = ...,
+    ) -> Coroutine[Any, Any, T]: ...
+
+    @overload
+    def transaction(
+        self,
+        name: str,
+        fn: Callable[[Any, *Ts], T],
+        /,
+        *args: *Ts,
+        retries: int | RetryPolicy | None = None,
+        retry_delay: Duration | None = None,
+        backoff: Backoff | None = None,
+        max_delay: Duration | None = None,
+        retry_if: Callable[[Exception], bool] | None = None,
+        timeout: Duration | None = None,
+        input: object = ...,
+    ) -> Coroutine[Any, Any, T]: ...
+
+    @overload
+    def transaction(
+        self,
+        name: str,
+        fn: Callable[[Any, *Ts], object],
+        /,
+        *args: *Ts,
+        returns: object,
+        retries: int | RetryPolicy | None = None,
+        retry_delay: Duration | None = None,
+        backoff: Backoff | None = None,
+        max_delay: Duration | None = None,
+        retry_if: Callable[[Exception], bool] | None = None,
+        timeout: Duration | None = None,
+        input: object = ...,
+    ) -> Coroutine[Any, Any, Any]: ...
+
+    def transaction(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        retries: int | RetryPolicy | None = None,
+        retry_delay: Duration | None = None,
+        backoff: Backoff | None = None,
+        max_delay: Duration | None = None,
+        retry_if: Callable[[Exception], bool] | None = None,
+        timeout: Duration | None = None,
+        input: object = UNSET,
+        returns: object = UNSET,
+    ) -> Coroutine[Any, Any, Any]:
+        """Run `fn(connection, *args)` inside the transaction that records the step: exactly once altogether.
+
+        What `fn` writes into your own tables in stepwell's database is committed together with the step's result, or
+        neither is: through crashes at any instant, a lost lease, and cancelling. A recorded step gives its result without
+        running again. Whatever `fn` raises rolls everything back and fails the attempt.
+
+        On SQLite `fn` is a plain function that gets the `sqlite3.Connection` on which stepwell writes. Nobody else can
+        write while it runs, so it gets 5 seconds at most and should do nothing but SQL. It must not commit, roll back
+        (savepoints are fine), attach, set pragmas, create temporary tables or change stepwell's tables, nor call stepwell,
+        except for the facts of `current_step()`. Foreign keys are as SQLite has them by default: not enforced.
+
+        Args:
+            name: Names the step within its scope.
+            fn: Called with the connection and the arguments.
+            args: Positional arguments of `fn` after the connection.
+            retries: As in `run`; so are the others.
+            timeout: Longest time for `fn`, at most and by default 5 seconds, counted from its beginning.
+            input: Recorded as the step's input instead of a preview of the arguments.
+            returns: The type of the result, if `fn` has no (good) return annotation.
+
+        Raises:
+            Exception: Whatever the last attempt raised; StepTimeoutError for a function that took too long.
+            WorkflowCodeError: `fn` did what it must not. It is not tried again.
+            SerializationError: The result cannot be stored and restored. It is not tried again.
+            TypeError: `fn` is async, and the database is SQLite.
+        """
+        scope = self._scope("step.transaction")
+        options = {
+            "retries": retries,
+            "retry_delay": retry_delay,
+            "backoff": backoff,
+            "max_delay": max_delay,
+            "retry_if": retry_if,
+            "timeout": timeout,
+            "input": input,
+            "returns": returns,
+        }
+        return invoke(scope, name, self._transaction(name, fn, args, options))
+
+    @overload
     async def sleep(self, name: str, duration: Duration, /) -> None: ...
 
     @overload

@@ -122,6 +122,73 @@ class SyncStep(Facts):
             ),
         )
 
+    @overload
+    def transaction(
+        self,
+        name: str,
+        fn: Callable[[Any, *Ts], object],
+        /,
+        *args: *Ts,
+        returns: type[T],
+        retries: int | RetryPolicy | None = None,
+        retry_delay: Duration | None = None,
+        backoff: Backoff | None = None,
+        max_delay: Duration | None = None,
+        retry_if: Callable[[Exception], bool] | None = None,
+        timeout: Duration | None = None,
+        input: object = ...,
+    ) -> T: ...
+
+    @overload
+    def transaction(
+        self,
+        name: str,
+        fn: Callable[[Any, *Ts], T],
+        /,
+        *args: *Ts,
+        retries: int | RetryPolicy | None = None,
+        retry_delay: Duration | None = None,
+        backoff: Backoff | None = None,
+        max_delay: Duration | None = None,
+        retry_if: Callable[[Exception], bool] | None = None,
+        timeout: Duration | None = None,
+        input: object = ...,
+    ) -> T: ...
+
+    @overload
+    def transaction(
+        self,
+        name: str,
+        fn: Callable[[Any, *Ts], object],
+        /,
+        *args: *Ts,
+        returns: object,
+        retries: int | RetryPolicy | None = None,
+        retry_delay: Duration | None = None,
+        backoff: Backoff | None = None,
+        max_delay: Duration | None = None,
+        retry_if: Callable[[Exception], bool] | None = None,
+        timeout: Duration | None = None,
+        input: object = ...,
+    ) -> Any: ...
+
+    def transaction(self, name: str, fn: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
+        """Run `fn(connection, *args)` inside the transaction that records the step, as `Step.transaction`.
+
+        On SQLite it runs in the thread that writes, not in this one.
+        """
+        scope = self._scope("step.transaction")
+        given = {**_TRANSACTION_DEFAULTS, **options}
+        if len(given) > len(_TRANSACTION_DEFAULTS):
+            unknown = ", ".join(sorted(given.keys() - _TRANSACTION_DEFAULTS.keys()))
+            raise TypeError(
+                f"step.transaction() got unknown options: {unknown} (known: {', '.join(_TRANSACTION_DEFAULTS)})."
+            )
+        return call_from_thread(
+            "step.transaction",
+            lambda _: invoke(scope, name, self._transaction(name, fn, args, given), inline=True),
+        )
+
     def do(self, name: str, /, *refused: object, **options: Any) -> _SyncDo:
         """Decorate a local function so that calling it runs it as the step `name`; options as in `run`."""
         if refused:
@@ -284,6 +351,9 @@ _RUN_DEFAULTS: Final[dict[str, Any]] = {
     "returns": UNSET,
     "executor": None,
 }
+
+
+_TRANSACTION_DEFAULTS: Final = {name: value for name, value in _RUN_DEFAULTS.items() if name != "executor"}
 
 
 class _SyncDo:

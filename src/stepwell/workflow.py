@@ -105,6 +105,7 @@ class Workflow(Generic[In, Out]):
         priority: int = 0,
         tags: Sequence[str] = (),
         timeout: Duration | None = None,
+        connection: object = None,
     ) -> Execution[Out]: ...
 
     @overload
@@ -119,6 +120,7 @@ class Workflow(Generic[In, Out]):
         priority: int = 0,
         tags: Sequence[str] = (),
         timeout: Duration | None = None,
+        connection: object = None,
     ) -> Execution[Out]: ...
 
     async def trigger(
@@ -132,6 +134,7 @@ class Workflow(Generic[In, Out]):
         priority: int = 0,
         tags: Sequence[str] = (),
         timeout: Duration | None = None,
+        connection: object = None,
     ) -> Execution[Out]:
         """Start an execution and give its handle; once this returns, the execution cannot be lost.
 
@@ -148,15 +151,36 @@ class Workflow(Generic[In, Out]):
             priority: Higher ones are started first.
             tags: For finding it again.
             timeout: Longest time from the first start to the end, waiting included.
+            connection: Your own open transaction on the same database, a `sqlite3.Connection` or what SQLAlchemy hands out
+                on one: the execution is queued if and only if it commits, and until then nobody sees it. The statements run
+                in this thread. A connection that begins transactions by itself has one begun.
 
         Raises:
-            InvalidInputError: The input or an option cannot be taken.
-            ExecutionExistsError: The id is taken.
+            InvalidInputError: The input or an option cannot be taken; or `connection` is on another database, commits
+                each statement by itself, or belongs to another thread.
+            ExecutionExistsError: The id is taken. What else your transaction has written stands.
+            StoreUnavailableError: The database cannot be written; or `connection` did not get its lock.
             WorkflowCodeError: Called in workflow code outside a step body.
         """
-        refuse_in_workflow_code(f"{self.name}.trigger()", _START)
+        new = self._new(input, id=id, delay=delay, at=at, priority=priority, tags=tags, timeout=timeout)
         client = self._app.client
-        new = client.new_execution(
+        if connection is not None:
+            return self.get_execution(client.trigger_with(connection, new, if_exists=if_exists))
+        return self.get_execution(await client.trigger(self._definition, new, if_exists=if_exists))
+
+    def _new(
+        self,
+        input: Any,
+        *,
+        id: str | None = None,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+        priority: int = 0,
+        tags: Sequence[str] = (),
+        timeout: Duration | None = None,
+    ) -> NewExecution:
+        refuse_in_workflow_code(f"{self.name}.trigger()", _START)
+        return self._app.client.new_execution(
             self._definition,
             input,
             id=None if id is None else check_id(id),
@@ -166,7 +190,6 @@ class Workflow(Generic[In, Out]):
             tags=tags,
             timeout=timeout,
         )
-        return self.get_execution(await client.trigger(self._definition, new, if_exists=if_exists))
 
     async def trigger_many(
         self,
@@ -178,6 +201,7 @@ class Workflow(Generic[In, Out]):
         priority: int = 0,
         tags: Sequence[str] = (),
         timeout: Duration | None = None,
+        connection: object = None,
     ) -> list[Execution[Out]]:
         """Start an execution for each input, all or none, in one transaction; at most 10,000.
 
@@ -190,6 +214,25 @@ class Workflow(Generic[In, Out]):
             InvalidInputError: One of the inputs cannot be taken; the message says which.
             ExecutionExistsError: One of the ids is taken.
         """
+        news = self._news(inputs, ids=ids, delay=delay, at=at, priority=priority, tags=tags, timeout=timeout)
+        client = self._app.client
+        if connection is not None:
+            client.trigger_many_with(connection, news)
+        else:
+            await client.trigger_many(news)
+        return [self.get_execution(new.id) for new in news]
+
+    def _news(
+        self,
+        inputs: Sequence[In],
+        *,
+        ids: Sequence[str] | None = None,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+        priority: int = 0,
+        tags: Sequence[str] = (),
+        timeout: Duration | None = None,
+    ) -> list[NewExecution]:
         refuse_in_workflow_code(f"{self.name}.trigger_many()", _START)
         if len(inputs) > MOST_AT_ONCE:
             raise InvalidInputError(f"trigger_many takes at most {MOST_AT_ONCE:,} inputs, got {len(inputs):,}.")
@@ -215,9 +258,7 @@ class Workflow(Generic[In, Out]):
             except InvalidInputError as error:
                 raise InvalidInputError(f"inputs[{number}]: {error}") from error
 
-        news = [new(number, item) for number, item in enumerate(inputs)]
-        await client.trigger_many(news)
-        return [self.get_execution(new.id) for new in news]
+        return [new(number, item) for number, item in enumerate(inputs)]
 
     def get_execution(self, id: str) -> Execution[Out]:
         """A handle with this id. Nothing is asked yet: an unknown id shows when the handle is used."""
@@ -228,9 +269,17 @@ class Workflow(Generic[In, Out]):
         refuse_in_workflow_code(f"{self.name}.cancel()", "Move it into a step: step.run('cancel', …).")
         await self.get_execution(id).cancel(reason)
 
-    async def send_event(self, execution_id: str, name: str, payload: object = None, *, id: str | None = None) -> None:
+    async def send_event(
+        self,
+        execution_id: str,
+        name: str,
+        payload: object = None,
+        *,
+        id: str | None = None,
+        connection: object = None,
+    ) -> None:
         """Send an event to one execution; see `Execution.send_event`."""
-        await self.get_execution(execution_id).send_event(name, payload, id=id)
+        await self.get_execution(execution_id).send_event(name, payload, id=id, connection=connection)
 
     async def list_executions(
         self,
@@ -253,12 +302,30 @@ class Workflow(Generic[In, Out]):
     def trigger_sync(self, input: In, **options: Any) -> Execution[Out]: ...
 
     def trigger_sync(self, input: Any = None, **options: Any) -> Execution[Out]:
-        """`trigger` for code without an event loop."""
-        return self._blocking("trigger", lambda: self.trigger(input, **options))
+        """`trigger` for code without an event loop; with `connection=` it writes in this thread."""
+        connection = options.pop("connection", None)
+        if connection is None:
+            return self._blocking("trigger", lambda: self.trigger(input, **options))
+        if_exists = options.pop("if_exists", "raise")
+
+        async def new() -> NewExecution:
+            return self._new(input, **options)
+
+        made = self._blocking("trigger", new)
+        return self.get_execution(self._app.client.trigger_with(connection, made, if_exists=if_exists))
 
     def trigger_many_sync(self, inputs: Sequence[In], **options: Any) -> list[Execution[Out]]:
-        """`trigger_many` for code without an event loop."""
-        return self._blocking("trigger_many", lambda: self.trigger_many(inputs, **options))
+        """`trigger_many` for code without an event loop; with `connection=` it writes in this thread."""
+        connection = options.pop("connection", None)
+        if connection is None:
+            return self._blocking("trigger_many", lambda: self.trigger_many(inputs, **options))
+
+        async def news() -> list[NewExecution]:
+            return self._news(inputs, **options)
+
+        made: list[NewExecution] = self._blocking("trigger_many", news)
+        self._app.client.trigger_many_with(connection, made)
+        return [self.get_execution(new.id) for new in made]
 
     def get_execution_sync(self, id: str) -> Execution[Out]:
         """`get_execution` for code without an event loop: connects if the app is not connected yet."""
@@ -272,9 +339,21 @@ class Workflow(Generic[In, Out]):
         """`cancel` for code without an event loop."""
         self._blocking("cancel", lambda: self.cancel(id, reason))
 
-    def send_event_sync(self, execution_id: str, name: str, payload: object = None, *, id: str | None = None) -> None:
-        """`send_event` for code without an event loop."""
-        self._blocking("send_event", lambda: self.send_event(execution_id, name, payload, id=id))
+    def send_event_sync(
+        self,
+        execution_id: str,
+        name: str,
+        payload: object = None,
+        *,
+        id: str | None = None,
+        connection: object = None,
+    ) -> None:
+        """`send_event` for code without an event loop; with `connection=` it writes in this thread."""
+        if connection is None:
+            self._blocking("send_event", lambda: self.send_event(execution_id, name, payload, id=id))
+        else:
+            execution = self.get_execution_sync(execution_id)
+            execution.send_event_sync(name, payload, id=id, connection=connection)
 
     def list_executions_sync(self, **options: Any) -> ExecutionList:
         """`list_executions` for code without an event loop."""

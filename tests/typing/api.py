@@ -6,6 +6,7 @@ A line with a `pyright: ignore` proves that the mistake on it is found: an ignor
 from __future__ import annotations
 
 import functools
+import sqlite3
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -70,6 +71,14 @@ def ship(payment_id: str, express: bool) -> int:
     return len(payment_id) + express
 
 
+def keep(connection: sqlite3.Connection, payment: Payment) -> int:
+    return connection.execute("INSERT INTO payments VALUES (?)", (payment.id,)).rowcount
+
+
+def untyped_row(connection, value):  # pyright: ignore[reportMissingParameterType, reportUnknownParameterType]
+    return {"value": value}  # pyright: ignore[reportUnknownVariableType]
+
+
 def untyped(value):  # pyright: ignore[reportMissingParameterType, reportUnknownParameterType]
     return value  # pyright: ignore[reportUnknownVariableType]
 
@@ -89,6 +98,10 @@ async def order_processing(step: Step, order: Order) -> Receipt:
     await step.sleep("nap", "30 seconds")
     await step.sleep(timedelta(seconds=3))
     await step.sleep_until("morning", datetime.now(UTC))
+    assert_type(await step.transaction("keep", keep, payment), int)
+    assert_type(await step.transaction("keep", keep, payment, retries=0, timeout=2), int)
+    assert_type(await step.transaction("row", untyped_row, 1, returns=Row), Row)  # pyright: ignore[reportUnknownArgumentType]
+    await step.transaction("keep", keep, 5)  # pyright: ignore[reportArgumentType]
     assert_type(await step.within("soon", 10, step.run("charge-again", charge, order)), Payment)
     assert_type(await step.now("now"), datetime)
     assert_type(step.uuid("id"), UUID)
@@ -161,6 +174,7 @@ def blocking(step: SyncStep, order: Order) -> Receipt:
     assert_type(step.run("far", charge, order, executor="process"), Payment)
     assert_type(payment, Payment)
     assert_type(step.run("ship", ship, payment.id, False), int)
+    assert_type(step.transaction("keep", keep, payment), int)
     step.run("ship", ship, 1)  # pyright: ignore[reportCallIssue, reportArgumentType]
     step.sleep("nap", 1)
     assert_type(step.now("now"), datetime)
@@ -200,6 +214,14 @@ async def use() -> None:
         assert_type(await order_processing.list_executions(status="failed"), ExecutionList)
         assert_type(order_processing.get_execution("x"), Execution[Receipt])
         assert_type(app.get_execution("x"), Execution[Any])
+        with sqlite3.connect("shop.db") as connection:
+            assert_type(await order_processing.trigger(Order("a", 1), connection=connection), Execution[Receipt])
+            assert_type(
+                await order_processing.trigger_many([Order("a", 1)], connection=connection), list[Execution[Receipt]]
+            )
+            await execution.send_event("paid", 1, connection=connection)
+            await order_processing.send_event("a", "paid", connection=connection)
+            order_processing.trigger_sync(Order("a", 1), connection=connection)
         async for info in execution.watch():
             assert_type(info, ExecutionInfo)
         await order_processing.trigger("wrong")  # pyright: ignore[reportArgumentType]

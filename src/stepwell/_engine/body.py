@@ -72,13 +72,7 @@ class BodyWork(Struct, gc=False):
         runner = call.runner
         call.input = self.input
         if record is not None:
-            call.attempt = record.attempt
-            if record.status == "retrying":
-                wake_at = record.wake_at or 0
-                if wake_at > runner.clock.now():
-                    runner.idle_again(wake_at, call.path)
-                await runner.wait_until(wake_at, call)
-                call.attempt += 1
+            await self.take_up(call, record)
         while True:
             if runner.draining and not (call.parent and call.parent.is_body):
                 await runner.hold(call)
@@ -89,7 +83,7 @@ class BodyWork(Struct, gc=False):
                 # This wait is the step's commit: most executions in memory are here. Few frames, few objects.
                 outcome = Outcome("completed", text)
                 try:
-                    verdict = await runner.send(self._finished(call, "completed", text, None))
+                    verdict = await runner.send(self.finished(call, "completed", text, None))
                 except asyncio.CancelledError:
                     call.settle_later(outcome)
                     raise
@@ -98,10 +92,21 @@ class BodyWork(Struct, gc=False):
                     self.args = ()
                     return outcome
                 error = await self._refused(call, verdict)
-            wait = self._delay(call, error)
+            wait = self.delay(call, error)
             if wait is None:
-                return await self._fail(call, error)
-            await self._retry(call, error, wait)
+                return await self.fail(call, error)
+            await self.retry(call, error, wait)
+
+    async def take_up(self, call: Call, record: HistoryRow) -> None:
+        """Go on where an earlier incarnation was: the same attempt, or the next one after the rest of its wait."""
+        runner = call.runner
+        call.attempt = record.attempt
+        if record.status == "retrying":
+            wake_at = record.wake_at or 0
+            if wake_at > runner.clock.now():
+                runner.idle_again(wake_at, call.path)
+            await runner.wait_until(wake_at, call)
+            call.attempt += 1
 
     # ---------------------------------------------------------------------------------------------- one attempt
 
@@ -196,7 +201,7 @@ class BodyWork(Struct, gc=False):
 
     # ---------------------------------------------------------------------------------------------- what follows
 
-    def _delay(self, call: Call, error: BaseException) -> int | None:
+    def delay(self, call: Call, error: BaseException) -> int | None:
         """Microseconds until the next attempt, or None when there is none."""
         policy = self.policy
         if call.attempt > policy.retries or isinstance(error, _NEVER_RETRIED) or _comes_from(error, call.raised):
@@ -216,18 +221,20 @@ class BodyWork(Struct, gc=False):
             return SerializationError(f"The result of step {call.path!r} cannot be stored: {verdict}")
         return await call.runner.unwound()
 
-    async def _fail(self, call: Call, error: BaseException) -> Outcome:
+    async def fail(self, call: Call, error: BaseException) -> Outcome:
+        """Record that no further attempt follows."""
         await _cancel_children(call)
         outcome = Outcome("failed", record_error(error))
         log.info("Step %r of execution %s failed for good: %r", call.path, call.runner.id, error)
         try:
-            await call.runner.record(self._finished(call, "failed", None, outcome.text))
+            await call.runner.record(self.finished(call, "failed", None, outcome.text))
         except asyncio.CancelledError:
             call.settle_later(outcome)
             raise
         return outcome
 
-    def _finished(self, call: Call, status: str, output: str | None, error: str | None) -> StepFinished:
+    def finished(self, call: Call, status: str, output: str | None, error: str | None) -> StepFinished:
+        """The record of the step's end."""
         runner = call.runner
         return StepFinished(
             runner.id,
@@ -235,7 +242,7 @@ class BodyWork(Struct, gc=False):
             runner.run,
             call.path,
             call.seq,
-            "run",
+            self.kind,
             status,
             call.attempt,
             self.input,
@@ -245,7 +252,8 @@ class BodyWork(Struct, gc=False):
             runner.clock.now(),
         )
 
-    async def _retry(self, call: Call, error: BaseException, wait: int) -> None:
+    async def retry(self, call: Call, error: BaseException, wait: int) -> None:
+        """Record a failed attempt and wait for the next one."""
         runner = call.runner
         now = runner.clock.now()
         log.warning(
@@ -271,6 +279,7 @@ class BodyWork(Struct, gc=False):
                 now,
                 now + wait,
                 runner.is_idle(),
+                self.kind,
             )
         )
         call.raised = None

@@ -182,8 +182,17 @@ def current_scope(what: str) -> Call:
     return scope
 
 
+def refuse_in_transaction(call: str, scope: Call | None) -> None:
+    """Refuse a call from the function of a `step.transaction`: what it asks for waits for that very function."""
+    if scope is not None and scope.work is not None and scope.work.kind == "transaction":
+        raise WorkflowCodeError(
+            f"{call} was called inside the function of step.transaction({scope.name!r}), which holds the lock of the database. Call it before or after the transaction; to trigger with it, queue a row of your own."
+        )
+
+
 def refuse_in_workflow_code(call: str, verb: str) -> None:
     """Refuse a call that every replay would repeat; inside a step body it is fine."""
     scope = current.get(None)
+    refuse_in_transaction(call, scope)
     if scope is not None and not scope.is_body:
         raise WorkflowCodeError(f"{call} was called in workflow code, where every replay would do it again. {verb}")

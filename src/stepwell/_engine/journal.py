@@ -17,8 +17,8 @@ from msgspec import Struct
 
 from stepwell._engine.background import start
 from stepwell.errors import StepwellError, StoreUnavailableError
-from stepwell.store.protocol import Store
-from stepwell.store.records import Applied
+from stepwell.store.protocol import StepTransaction, Store
+from stepwell.store.records import Applied, Recorded, RolledBack
 from stepwell.store.transitions import (
     EventSent,
     OwnerTransition,
@@ -87,6 +87,17 @@ class Journal:
         self._waiting.append(_Entry(transition, None, sender))
         if not self._scheduled:
             self._schedule()
+
+    @property
+    def takes_async_transactions(self) -> bool:
+        """Whether the function of a transaction may be async here."""
+        return self._store.takes_async_transactions
+
+    async def transact_step(self, step: StepTransaction) -> Refused | Recorded | RolledBack | None:
+        """Run a step's function in the transaction that records it, apart from all batches; see `Store`."""
+        if self.worker_id is None:
+            return Refused(step.execution_id)
+        return await self._store.transact_step(self.worker_id, step)
 
     def is_busy(self) -> bool:
         """Whether anything has not been answered yet."""

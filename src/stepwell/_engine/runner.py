@@ -541,9 +541,19 @@ class Runner(Strands):
     def _note_progress(self, transition: OwnerTransition) -> None:
         """After a crash, the first thing that is recorded sets the count of crashes to zero."""
         if isinstance(transition, _PROGRESS):
+            self.progressed()
+
+    def progressed(self) -> None:
+        """Something was recorded: crashes in a row are counted anew."""
+        if self._crashed:
             self._crashed = False
             self.note(Progressed(self.id, self.epoch))
             self.host.look()
+
+    def lose(self) -> None:
+        """The database has refused a write: the execution is another worker's by now, or over."""
+        log.warning("Execution %s belongs to another worker or is over; this worker stops it", self.id)
+        self.request_stop(Lost())
 
     def settled(self, transition: Transition, verdict: Verdict) -> None:
         """The journal's answer to each transition of this runner."""
@@ -559,8 +569,7 @@ class Runner(Strands):
 
     def _not_written(self, transition: Transition, verdict: Verdict) -> None:
         if isinstance(verdict, Refused):
-            log.warning("Execution %s belongs to another worker or is over; this worker stops it", self.id)
-            self.request_stop(Lost())
+            self.lose()
             if self._closing:
                 self._depart(Lost())
         elif isinstance(transition, Finished) and transition.status == "completed":

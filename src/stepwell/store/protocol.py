@@ -18,11 +18,13 @@ from stepwell.store.records import (
     ExecutionPage,
     ExecutionRow,
     Owned,
+    Recorded,
+    RolledBack,
     StepRow,
     Taken,
     WorkerRow,
 )
-from stepwell.store.transitions import Transition
+from stepwell.store.transitions import ClientTransition, Refused, StepFinished, Transition, Verdict
 
 
 class Pulse(Protocol):
@@ -38,6 +40,31 @@ class Pulse(Protocol):
 
     def lost(self) -> None:
         """Told, in any thread, that the worker's row is gone: everything it owned now belongs to others."""
+        ...
+
+
+class StepTransaction(Protocol):
+    """A step whose function runs inside the transaction that records it. Called in any thread."""
+
+    execution_id: str
+    epoch: int
+    run: int
+    path: str
+
+    def begin(self) -> bool:
+        """Asked once all checks are made; False when nobody wants it any more. The function's time begins."""
+        ...
+
+    def is_over(self) -> bool:
+        """Whether the function is to be stopped: it has taken too long, or is not wanted any more."""
+        ...
+
+    def call(self, connection: object, /) -> StepFinished:
+        """Run the function and make the record of its result; raises what it raises."""
+        ...
+
+    def close(self) -> bool:
+        """Asked just before the record is written: False when the function is to be rolled back. The last word."""
         ...
 
 
@@ -66,6 +93,43 @@ class Store(Protocol):
 
         A data error refuses only the transition that causes it (its verdict is the exception). Refusing one owner
         transition refuses all later ones of that execution in the batch.
+        """
+        ...
+
+    @property
+    def takes_async_transactions(self) -> bool:
+        """Whether the function of a `transact_step` may be async."""
+        ...
+
+    async def transact_step(self, worker_id: str, step: StepTransaction) -> Refused | Recorded | RolledBack | None:
+        """Run the step's function and write its record, both in one transaction; None when that is committed.
+
+        In the transaction: the worker lives and owns the execution at the step's epoch, else `Refused`; if the step has
+        ended already, `Recorded` with its end, so that sending it again after an unknown commit is safe. Only then
+        `step.begin`, `step.call(connection)` with the driver's connection, `step.close`, and the record. Whatever the
+        function raises rolls all of it back (`RolledBack`); so does a False of `begin` or `close`. The function cannot
+        end the transaction or change what is the store's, and leaves the connection as it was.
+
+        A store whose writers wait for each other runs the function between batches, under its lock. One with a connection
+        for each transaction makes the checks without locks first, and once more after the function: it locks the worker's
+        and the execution's row just before the record and looks at them and at the step again, as nothing must wait for
+        user code.
+
+        Raises:
+            StoreUnavailableError: Nothing was written, unless it failed at the very commit: send it again.
+        """
+        ...
+
+    def enlist(self, connection: object, batch: Sequence[ClientTransition]) -> list[Verdict]:
+        """Write client transitions in the caller's own open transaction, in the calling thread, and answer each.
+
+        They count if and only if that transaction commits. `connection` is the driver's, or an object that leads to it.
+        What is not written leaves the transaction as it was.
+
+        Raises:
+            InvalidInputError: It is no connection to this database, has no transaction and begins none by itself, or
+                cannot be used in this thread.
+            StoreUnavailableError: The connection cannot write now.
         """
         ...
 

@@ -71,6 +71,20 @@ class Applied(Struct, frozen=True):
     woken: bool = False
 
 
+class Recorded(Struct, frozen=True):
+    """The end of a step that was recorded before: its function was not called."""
+
+    status: str
+    output: str | None
+    error: str | None
+
+
+class RolledBack(Struct, frozen=True):
+    """Nothing of a transaction was written: the function raised `error`, or was stopped (then it may be None)."""
+
+    error: BaseException | None
+
+
 class Owned(Struct, frozen=True):
     """All that a worker owns, read after its fence: `(execution id, epoch, signal)`. `fence` is None when the worker is gone."""
 

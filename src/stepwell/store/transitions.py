@@ -185,12 +185,13 @@ class StepRetrying(Struct, frozen=True, gc=False):
     finished_at: int
     wake_at: int
     idle: bool
+    kind: str = "run"
 
 
 class StepFinished(Struct, frozen=True, gc=False):
     """Owner: a step ended as `completed`, `failed` or `cancelled`. One row; the first that is written stays.
 
-    A failed step of kind `run` leaves a row in `attempts` too. `undo` is 1 if it has an undo, to be run when the execution
+    A failed step of kind `run` or `transaction` leaves a row in `attempts` too. `undo` is 1 if it has an undo, to be run when the execution
     fails. The field order is the parameter order of `step_finished.sql`.
     """
 

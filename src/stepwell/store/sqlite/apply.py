@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Sequence
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import astuple
@@ -21,6 +22,7 @@ from stepwell.store.sqlite.owner_writes import NotOwnedError
 from stepwell.store.sqlite.ownership import Ownership
 from stepwell.store.sqlite.writer import Writer, run_query
 from stepwell.store.transitions import (
+    ClientTransition,
     EventSent,
     Finished,
     OwnerTransition,
@@ -34,6 +36,9 @@ from stepwell.store.transitions import (
     Verdict,
 )
 
+_TRIED: Final = ("run", "transaction")
+"""Kinds of steps that have attempts."""
+
 
 class _Written(Struct, frozen=True):
     verdicts: list[Verdict]
@@ -45,6 +50,13 @@ class _Written(Struct, frozen=True):
 def apply(writer: Writer, batch: Sequence[Transition], worker_id: str | None, fence: int) -> Applied:
     """Write the batch; see `Store.apply`."""
     return _Application(writer, worker_id, fence).apply(batch)
+
+
+def write_for_clients(connection: sqlite3.Connection, batch: Sequence[ClientTransition]) -> list[Verdict]:
+    """Write client transitions in a transaction of somebody else."""
+    plan = _Sorted(batch, None)
+    plan.write_for_clients(connection, None)
+    return plan.verdicts
 
 
 class _Application:
@@ -72,7 +84,7 @@ class _Application:
             return self._send(batch)
         except DATA_ERRORS as error:
             if len(batch) == 1:
-                return [_cannot_store(batch[0], error)]
+                return [cannot_store(batch[0], error)]
             middle = len(batch) // 2
             return self._send(batch[:middle]) + self._send(batch[middle:])
         self._refused.update(written.refused)
@@ -87,9 +99,7 @@ class _Application:
             alive = self._worker_id if fence is not None else None
             ownership = Ownership.read(connection, alive, batch, self._refused)
         plan = _Sorted(batch, ownership)
-        inserts.write(connection, plan.new, self._worker_id if fence is not None else None, plan.verdicts)
-        for index, event in plan.events:
-            plan.verdicts[index] = events.send(connection, event)
+        plan.write_for_clients(connection, self._worker_id if fence is not None else None)
         owner_writes.write_steps(connection, plan.steps, plan.failed, self._worker_id)
         woken = False
         for layer in plan.layers:
@@ -140,6 +150,12 @@ class _Sorted:
             elif ownership is None or self._admit(index, transition, ownership):
                 self._add(index, transition)
 
+    def write_for_clients(self, connection: sqlite3.Connection, worker_id: str | None) -> None:
+        """Write what needs no owner; `worker_id` is the live worker that may start executions directly."""
+        inserts.write(connection, self.new, worker_id, self.verdicts)
+        for index, event in self.events:
+            self.verdicts[index] = events.send(connection, event)
+
     def _admit(self, index: int, transition: OwnerTransition, ownership: Ownership) -> bool:
         judgement = ownership.judge(transition)
         if judgement.refused:
@@ -152,7 +168,7 @@ class _Sorted:
             raise NotOwnedError
         if isinstance(transition, StepFinished):
             self.steps.append(astuple(transition))
-            if transition.status == "failed" and transition.kind == "run":
+            if transition.status == "failed" and transition.kind in _TRIED:
                 self.failed.append(transition)
             return
         if isinstance(transition, Finished | Parked | Released):
@@ -167,7 +183,8 @@ class _Sorted:
             self.layers[depth].many.setdefault(type(transition), []).append(transition)
 
 
-def _cannot_store(transition: Transition, error: Exception) -> SerializationError:
+def cannot_store(transition: Transition, error: Exception) -> SerializationError:
+    """The error of a transition with a value that the database does not take."""
     match transition:
         case Triggered(execution):
             what = f"execution {execution.id!r}"

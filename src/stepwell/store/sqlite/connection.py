@@ -121,9 +121,11 @@ def _create_folder(folder: Path) -> None:
         each.mkdir(mode=0o700, exist_ok=True)
 
 
-def connect_writer(path: Path | None, retry: Retry) -> sqlite3.Connection:
+def connect_writer(
+    path: Path | None, retry: Retry, factory: type[sqlite3.Connection] = sqlite3.Connection
+) -> sqlite3.Connection:
     """The connection that writes, with the schema up to date."""
-    connection = _connect(path, timeout=0.0)
+    connection = _connect(path, timeout=0.0, factory=factory)
     try:
         # A newer schema, or a file of another program, is refused before anything is changed.
         pending(_migrations(), _schema_version(connection, retry, url_of(path)), url_of(path))
@@ -153,10 +155,19 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _connect(path: Path | None, *, timeout: float) -> sqlite3.Connection:
+def _connect(
+    path: Path | None, *, timeout: float, factory: type[sqlite3.Connection] = sqlite3.Connection
+) -> sqlite3.Connection:
     # mode=rw: SQLite itself never creates a file; one that has vanished under a running store is an error.
     database = _MEMORY if path is None else f"{path.absolute().as_uri()}?mode=rw"
-    return sqlite3.connect(database, uri=path is not None, isolation_level=None, timeout=timeout, cached_statements=256)
+    return sqlite3.connect(
+        database,
+        uri=path is not None,
+        isolation_level=None,
+        timeout=timeout,
+        cached_statements=256,
+        factory=factory,
+    )
 
 
 def upgrade(connection: sqlite3.Connection, retry: Retry, url: str) -> None:
@@ -198,6 +209,17 @@ def _schema_version(connection: sqlite3.Connection, retry: Retry, url: str) -> i
 def _value(connection: sqlite3.Connection, retry: Retry, statement: str) -> object:
     row: tuple[object] = retry(connection, statement).fetchone()
     return row[0]
+
+
+@cache
+def own_names() -> frozenset[str]:
+    """The names of all tables, views and indices of the schema, in lower case."""
+    connection = sqlite3.connect(_MEMORY, isolation_level=None)
+    try:
+        upgrade(connection, sqlite3.Connection.execute, url_of(None))
+        return frozenset(name.lower() for (name,) in connection.execute("SELECT name FROM sqlite_master"))
+    finally:
+        connection.close()
 
 
 @cache

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar
 
-from stepwell.errors import StoreUnavailableError
+from stepwell.errors import StoreUnavailableError, WorkflowCodeError
 
 log: Final = logging.getLogger("stepwell.sqlite")
 
@@ -133,6 +133,10 @@ class Lane(Generic[R]):
         if os.getpid() != self._pid:
             raise StoreUnavailableError(
                 self._resource.url, "it was opened before this process was forked; open it again in the child"
+            )
+        if threading.get_ident() == self._thread.ident:
+            raise WorkflowCodeError(
+                "stepwell was called inside the function of step.transaction, which everything else waits for. Call it before or after the transaction."
             )
 
     def _run(self) -> None:

@@ -70,7 +70,7 @@ def _step_retrying(connection: sqlite3.Connection, retrying: Sequence[StepRetryi
     ]
     connection.executemany(query("attempt_insert"), attempts)
     rows = [
-        (t.execution_id, t.epoch, t.run, t.path, t.seq, t.attempt, t.input, t.error, t.started_at, t.wake_at)
+        (t.execution_id, t.epoch, t.run, t.path, t.seq, t.kind, t.attempt, t.input, t.error, t.started_at, t.wake_at)
         for t in retrying
     ]
     connection.executemany(query("step_retrying"), rows)

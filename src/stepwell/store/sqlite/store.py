@@ -15,7 +15,7 @@ import msgspec
 from stepwell.clock import Clock
 from stepwell.errors import InvalidInputError
 from stepwell.ids import Rng
-from stepwell.store.protocol import Pulse
+from stepwell.store.protocol import Pulse, StepTransaction
 from stepwell.store.records import (
     Applied,
     Claimed,
@@ -24,6 +24,8 @@ from stepwell.store.records import (
     ExecutionPage,
     ExecutionRow,
     Owned,
+    Recorded,
+    RolledBack,
     StepRow,
     Taken,
     WorkerRow,
@@ -32,10 +34,12 @@ from stepwell.store.sqlite import read, taking
 from stepwell.store.sqlite.apply import apply
 from stepwell.store.sqlite.claim import claim, load
 from stepwell.store.sqlite.connection import DATA_ERRORS, url_of
+from stepwell.store.sqlite.enlist import enlist
 from stepwell.store.sqlite.lane import Lane, log
 from stepwell.store.sqlite.reader import Reader
+from stepwell.store.sqlite.transact import transact_step
 from stepwell.store.sqlite.writer import Writer, run_query
-from stepwell.store.transitions import Transition
+from stepwell.store.transitions import ClientTransition, Refused, Transition, Verdict
 
 _PAYLOAD_LIMIT: Final = 64 * 1024 * 1024
 """SQLite takes 1,000,000,000 bytes a row; input, output and error share one, each character up to four bytes."""
@@ -83,6 +87,16 @@ class SqliteStore:
     ) -> asyncio.Future[Applied]:
         # A future, not a coroutine: a lone step waits for this, and a task for it would cost two turns of the loop.
         return self._writing.submit(lambda writer: apply(writer, batch, worker_id, fence))
+
+    @property
+    def takes_async_transactions(self) -> bool:
+        return False
+
+    async def transact_step(self, worker_id: str, step: StepTransaction) -> Refused | Recorded | RolledBack | None:
+        return await self._writing.run(lambda writer: transact_step(writer, worker_id, step))
+
+    def enlist(self, connection: object, batch: Sequence[ClientTransition]) -> list[Verdict]:
+        return enlist(connection, self._path, batch)
 
     async def claim(
         self, worker_id: str, workflows: Collection[str], limit: int, *, suspects: int, now: int

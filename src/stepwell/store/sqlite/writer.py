@@ -28,6 +28,7 @@ from stepwell.store.sqlite.connection import (
 )
 from stepwell.store.sqlite.lane import log
 from stepwell.store.sqlite.lease import Leases
+from stepwell.store.sqlite.loan import LendableConnection
 
 POLL_SECONDS: Final = 0.05
 _POLL_US: Final = 50_000
@@ -104,6 +105,17 @@ class Writer:
         self._commits += 1
         return result
 
+    def transact_alone(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """The same without leases, for work that may take seconds and be rolled back: they are renewed by the next tick."""
+        result = self._transact("BEGIN IMMEDIATE", work)
+        self._commits += 1
+        return result
+
+    def give_up(self) -> None:
+        """Open the connection anew at its next use. The database in memory has no other and keeps it."""
+        if self._path is not None:
+            self.close()
+
     def tick(self) -> float | None:
         now = self._clock.uptime()
         if now - self._looked_at >= _POLL_US:
@@ -173,7 +185,7 @@ class Writer:
         if self._path is not None:
             prepare_file(self._path, create=not self._was_open)
         try:
-            connection = connect_writer(self._path, self._execute)
+            connection = connect_writer(self._path, self._execute, LendableConnection)
             self._data_version = connection.execute("PRAGMA data_version").fetchone()[0]
         except sqlite3.Error as error:
             raise unavailable(self.url, error) from error

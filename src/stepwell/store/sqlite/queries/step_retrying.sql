@@ -1,7 +1,7 @@
 INSERT INTO steps (
     execution_id, epoch, run, path, seq, kind, status, attempt, input, error, started_at, wake_at
 )
-VALUES (?, ?, ?, ?, ?, 'run', 'retrying', ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, 'retrying', ?, ?, ?, ?, ?)
 ON CONFLICT (execution_id, run, path) DO UPDATE SET
     epoch = excluded.epoch,
     status = excluded.status,
