@@ -9,7 +9,7 @@ import shlex
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -245,3 +245,23 @@ def test_views_that_are_named_exist(tmp_path: Path) -> None:
     connection.close()
 
     assert rows == {"stepwell_executions": 1, "stepwell_steps": 0}
+
+
+def test_own_tables(shop: Any, ran: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger's row comes with its step, the execution with the order."""
+    monkeypatch.chdir(ran.folder)
+    shop.place(shop.Order("own", 7))
+    status: str = shop.order_processing.get_execution_sync("own").status_sync()
+    total: int = asyncio.run(run_bookkeeping(shop))
+    with closing(sqlite3.connect(".stepwell/stepwell.db")) as database:
+        orders = database.execute("SELECT id FROM orders").fetchall()
+        ledger = database.execute("SELECT id, total FROM ledger").fetchall()
+
+    assert (status, orders) == ("queued", [("own",)])
+    assert (total, ledger) == (5, [("A-5", 5)])
+
+
+async def run_bookkeeping(shop: Any) -> int:
+    async with shop.app.running():
+        execution = await shop.bookkeeping.trigger(shop.Order("A-5", 5))
+        return await execution.result()
