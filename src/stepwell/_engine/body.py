@@ -80,7 +80,7 @@ class BodyWork(Struct, gc=False):
                 await runner.wait_until(wake_at, call)
                 call.attempt += 1
         while True:
-            if runner.draining and not (call.parent and call.parent.is_body):
+            if runner.draining and (call.index is not None or not (call.parent and call.parent.is_body)):
                 await runner.hold(call)
             if not runner.host.is_lease_sure():
                 await runner.make_sure()
@@ -100,7 +100,7 @@ class BodyWork(Struct, gc=False):
                 error = await self._refused(call, verdict)
             wait = self._delay(call, error)
             if wait is None:
-                return await self._fail(call, error)
+                return await self.fail(call, error)
             await self._retry(call, error, wait)
 
     # ---------------------------------------------------------------------------------------------- one attempt
@@ -216,7 +216,8 @@ class BodyWork(Struct, gc=False):
             return SerializationError(f"The result of step {call.path!r} cannot be stored: {verdict}")
         return await call.runner.unwound()
 
-    async def _fail(self, call: Call, error: BaseException) -> Outcome:
+    async def fail(self, call: Call, error: BaseException) -> Outcome:
+        """Record that the step is out of attempts."""
         await _cancel_children(call)
         outcome = Outcome("failed", record_error(error))
         log.info("Step %r of execution %s failed for good: %r", call.path, call.runner.id, error)
