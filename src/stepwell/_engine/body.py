@@ -80,6 +80,7 @@ class BodyWork(Struct, gc=False):
                 await runner.wait_until(wake_at, call)
                 call.attempt += 1
         while True:
+            # Of a fan-out the next item waits, even if the body around it does not: it may have thousands of them.
             if runner.draining and (call.index is not None or not (call.parent and call.parent.is_body)):
                 await runner.hold(call)
             if not runner.host.is_lease_sure():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
 from copy import copy
 from typing import Any, Final, Literal, NamedTuple
 
@@ -102,6 +101,9 @@ class FanOut:
             return None
         if self._texts is None:
             self._load(call)
+        missing = self._missing()
+        if missing:
+            raise call.runner.mismatch(call.path, f"was recorded as completed without its item {missing[0]}")
         return self._result(call, self._decoded_all(call))
 
     def _load(self, call: Call) -> list[int]:
@@ -124,6 +126,9 @@ class FanOut:
         self._texts = texts
         self._errors = {index: error for _, index, error in sorted(failed)}
         return begun
+
+    def _missing(self) -> list[int]:
+        return [index for index, text in enumerate(self._texts or ()) if text is None and index not in self._errors]
 
     def _decoded_all(self, call: Call) -> list[object]:
         """The recorded values; None where there is none."""
@@ -174,8 +179,6 @@ class FanOut:
             if call.runner.stop is None:
                 self._remember(call)
             raise
-        if lanes.open and not lanes.halted:
-            await call.runner.hold(call)
         return await self._end(call)
 
     def _begin(self, call: Call, record: HistoryRow | None) -> Lanes:
@@ -184,13 +187,8 @@ class FanOut:
         call.started_at = runner.clock.now() if record is None else record.started_at
         begun = self._load(call)
         self._values = self._decoded_all(call)
-        missing: Sequence[int]
-        if self._errors and not self._collects:
-            # Nothing more begins; only what had begun before this incarnation runs to its end.
-            missing = begun
-        else:
-            texts, errors = self._texts or [], self._errors
-            missing = [index for index, text in enumerate(texts) if text is None and index not in errors]
+        # Beside a failure nothing more begins; only what had begun before this incarnation runs to its end.
+        missing = begun if self._errors and not self._collects else self._missing()
         lanes = self._lanes = Lanes(missing, self._work_of, self._ended)
         if missing:
             runner.announce(call)

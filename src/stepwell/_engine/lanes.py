@@ -30,7 +30,7 @@ class Lanes:
         ended: Told of each item with its outcome, once that is durable; False lets no further item begin.
     """
 
-    __slots__ = ("_ended", "_flight", "_missing", "_over", "_tasks", "_work_of", "broken", "halted", "open")
+    __slots__ = ("_ended", "_flight", "_missing", "_over", "_tasks", "_work_of", "broken", "halted")
 
     def __init__(
         self,
@@ -38,8 +38,6 @@ class Lanes:
         work_of: Callable[[int], BodyWork],
         ended: Callable[[int, Call, Outcome], bool],
     ) -> None:
-        self.open = len(missing)
-        """How many of the items have not ended."""
         self.halted = False
         """Whether no further item begins."""
         self.broken: Exception | None = None
@@ -86,8 +84,7 @@ class Lanes:
             if item is not None:
                 item.cut = True
         for task in self._tasks:
-            if not task.cancelling():
-                task.cancel()
+            task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -107,31 +104,35 @@ class Lanes:
     async def _lane(self, call: Call, number: int) -> None:
         runner, history = call.runner, call.runner.history
         prefix, task = f"{call.path}/", cast("asyncio.Task[Any]", asyncio.current_task())
-        while not (self.halted or runner.draining):
-            if runner.stop is not None:
-                await runner.unwound()
-            index = next(self._missing, None)
-            if index is None:
-                return
-            work = self._work_of(index)
-            runner.seq += 1
-            item = Call(
-                runner, call, str(index), f"{prefix}{index}", runner.seq, work, task=task, callers=1, index=index
-            )
-            record = history.get(item.path) if history else None
-            if record is not None:
-                item.seq = record.seq
-                item.announced = True
-            self._flight[number] = item
-            try:
-                outcome = await work.perform(item, record)
-            except BaseException as error:
-                runner.wake(item)
-                outcome = await self._interrupted(index, item, work, error)
-            self._take(index, item, outcome)
+        try:
+            while not self.halted:
+                if runner.stop is not None:
+                    await runner.unwound()
+                index = next(self._missing, None)
+                if index is None:
+                    return
+                work = self._work_of(index)
+                runner.seq += 1
+                item = Call(
+                    runner, call, str(index), f"{prefix}{index}", runner.seq, work, task=task, callers=1, index=index
+                )
+                record = history.get(item.path) if history else None
+                if record is not None:
+                    item.seq = record.seq
+                    item.announced = True
+                self._flight[number] = item
+                try:
+                    outcome = await work.perform(item, record)
+                except BaseException as error:
+                    runner.wake(item)
+                    outcome = await self._interrupted(index, item, work, error)
+                self._take(index, item, outcome)
+        except asyncio.CancelledError:
+            # Not left to the task, which would keep it with all its frames: these know calls, calls know the task, and
+            # there the garbage collector loses the trail.
+            return
 
     def _take(self, index: int, item: Call, outcome: Outcome) -> None:
-        self.open -= 1
         item.forget_children()
         if not self._ended(index, item, outcome):
             self.halted = True
@@ -139,6 +140,8 @@ class Lanes:
     async def _interrupted(self, index: int, item: Call, work: BodyWork, error: BaseException) -> Outcome:
         """An item came to no recorded end in its lane; gives its outcome after all, or raises what ends the lane."""
         runner = item.runner
+        if runner.stop is not None:
+            item.forget_children()
         if isinstance(error, Exception):
             # It could not be begun, or its end not be stored: there is no outcome that a replay would find.
             self.halted = True
@@ -150,6 +153,7 @@ class Lanes:
             if item.outcome is None:
                 record_cancelled(item, work)
                 item.remember_children()
+                item.forget_children()
             else:
                 self._take(index, item, item.outcome)
             raise error
