@@ -861,6 +861,33 @@ async def test_sleeping_items_park_the_execution_at_once_and_go_on(concurrency: 
     assert sorted(ran) == sorted(f"{when} {item}" for when in ("before", "after") for item in range(4))
 
 
+async def test_items_that_wait_for_events_and_children_park_and_go_on() -> None:
+    app = App()
+
+    @app.workflow
+    async def child(step: Step, item: int) -> int:
+        await step.sleep("nap", HOUR)
+        return item
+
+    async def body(item: int) -> int:
+        step = current_step()
+        answer = await step.listen("answer", event=f"answer-{item}", returns=int)
+        return answer + await step.execute_workflow("child", child, item)
+
+    @app.workflow
+    async def flow(step: Step) -> list[int]:
+        return await step.map("map", [1, 2], body)
+
+    async with sandbox(app) as t:
+        execution = await flow.trigger()
+        await t.settle()
+        assert (await execution.status(), in_memory(t)) == ("listening", set())
+        await execution.send_event("answer-2", 20)
+        await execution.send_event("answer-1", 10)
+        await t.advance("2 hours")
+        assert await execution.result() == [11, 22]
+
+
 async def test_a_map_beside_a_sleeping_branch_is_not_parked_away(short_grace: None) -> None:
     app, gate = App(), Gate()
 

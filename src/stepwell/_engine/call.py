@@ -133,6 +133,7 @@ class Call(Struct, gc=False, eq=False):
         for key, child in list(children.items()):
             if child.outcome is not None and child.outcome.status == "cancelled":
                 child.remember_children()
+                child.take_apart()
                 del children[key]
         history, inside = self.runner.history, f"{self.path}/"
         for path, record in list(history.items()):

@@ -161,6 +161,7 @@ class FanOut:
 
     def _remember(self, call: Call) -> None:
         """Should this call be made anew, by another attempt of the body around it, what has ended must not run again."""
+        call.remember_children()
         for index, text in enumerate(self._texts or ()):
             error = self._errors.get(index)
             if text is not None or error is not None:

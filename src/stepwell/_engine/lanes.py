@@ -30,7 +30,7 @@ class Lanes:
         ended: Told of each item with its outcome, once that is durable; False lets no further item begin.
     """
 
-    __slots__ = ("_ended", "_flight", "_missing", "_over", "_tasks", "_work_of", "broken", "halted")
+    __slots__ = ("_ended", "_missing", "_over", "_tasks", "_work_of", "broken", "halted")
 
     def __init__(
         self,
@@ -45,18 +45,17 @@ class Lanes:
         self._missing = iter(missing)
         self._work_of = work_of
         self._ended = ended
-        self._flight: list[Call | None] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._over: asyncio.Future[None] | None = None
 
     def start(self, call: Call, count: int) -> None:
         """Begin with so many lanes."""
         runner = call.runner
-        self._flight = [None] * count
-        for number in range(count):
+        call.calls = {}
+        for _ in range(count):
             context = contextvars.copy_context()
             context.run(carried.set, False)
-            task = runner.spawn(self._lane(call, number), context)
+            task = runner.spawn(self._lane(call), context)
             self._tasks.add(task)
             task.add_done_callback(partial(self._lane_ended, call))
         runner.busy += count
@@ -80,9 +79,8 @@ class Lanes:
         self.halted = True
         # Before its items, so that none of them is ever recorded as cancelled in a fan-out that goes on.
         record_cancelled(call, cast("Any", call.work))
-        for item in self._flight:
-            if item is not None:
-                item.cut = True
+        for item in (call.calls or {}).values():
+            item.cut = True
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -94,15 +92,14 @@ class Lanes:
         if not self._tasks:
             # First of all, or for a moment nothing of the execution would seem to be at work.
             runner.wake(call)
-            self._flight = []
             if self._over is not None and not self._over.done():
                 self._over.set_result(None)
         runner.busy -= 1
         if runner.waits or runner.draining:
             runner.check_park()
 
-    async def _lane(self, call: Call, number: int) -> None:
-        runner, history = call.runner, call.runner.history
+    async def _lane(self, call: Call) -> None:
+        runner, history, in_flight = call.runner, call.runner.history, cast("dict[str, Call]", call.calls)
         prefix, task = f"{call.path}/", cast("asyncio.Task[Any]", asyncio.current_task())
         try:
             while not self.halted:
@@ -113,14 +110,14 @@ class Lanes:
                     return
                 work = self._work_of(index)
                 runner.seq += 1
-                item = Call(
-                    runner, call, str(index), f"{prefix}{index}", runner.seq, work, task=task, callers=1, index=index
+                name = str(index)
+                item = in_flight[name] = Call(
+                    runner, call, name, prefix + name, runner.seq, work, task=task, callers=1, index=index
                 )
                 record = history.get(item.path) if history else None
                 if record is not None:
                     item.seq = record.seq
                     item.announced = True
-                self._flight[number] = item
                 try:
                     outcome = await work.perform(item, record)
                 except BaseException as error:
@@ -133,15 +130,16 @@ class Lanes:
             return
 
     def _take(self, index: int, item: Call, outcome: Outcome) -> None:
-        item.forget_children()
         if not self._ended(index, item, outcome):
             self.halted = True
+        if item.parent is not None and item.parent.calls is not None:
+            item.parent.calls.pop(item.name, None)
+        if item.calls is not None:
+            item.take_apart()
 
     async def _interrupted(self, index: int, item: Call, work: BodyWork, error: BaseException) -> Outcome:
         """An item came to no recorded end in its lane; gives its outcome after all, or raises what ends the lane."""
         runner = item.runner
-        if runner.stop is not None:
-            item.forget_children()
         if isinstance(error, Exception):
             # It could not be begun, or its end not be stored: there is no outcome that a replay would find.
             self.halted = True
@@ -152,8 +150,6 @@ class Lanes:
         if item.cut:
             if item.outcome is None:
                 record_cancelled(item, work)
-                item.remember_children()
-                item.forget_children()
             else:
                 self._take(index, item, item.outcome)
             raise error
