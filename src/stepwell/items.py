@@ -25,7 +25,7 @@ class ItemOptions(TypedDict, total=False):
     max_delay: Duration | None
     retry_if: Callable[[Exception], bool] | None
     timeout: Duration | None
-    executor: Literal["thread"] | concurrent.futures.Executor | None
+    executor: Literal["thread", "process"] | concurrent.futures.Executor | None
 
 
 _DEFAULTS: Final[ItemOptions] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import sqlite3
 import threading
 import weakref
@@ -296,6 +297,18 @@ async def test_an_executor_runs_the_items() -> None:
     with ThreadPoolExecutor(1, thread_name_prefix="mine") as pool:
         async with sandbox(app):
             assert await (await flow.trigger()).result() == ["mine_0", "mine_0"]
+
+
+async def test_processes_run_the_items() -> None:
+    app = App()
+
+    @app.workflow
+    async def flow(step: Step) -> list[int]:
+        return await step.map("factorials", range(4), math.factorial, executor="process", concurrency=2)
+
+    async with sandbox(app):
+        execution = await flow.trigger()
+        assert await execution.result() == [1, 1, 2, 6]
 
 
 async def test_options_hold_for_each_item() -> None:
