@@ -24,6 +24,7 @@ WORKLOADS: Final[dict[str, Callable[[Plan], list[Figure]]]] = {
     "sync-steps": throughput.sync_steps,
     "sequential": throughput.sequential,
     "fan-out": throughput.fan_out,
+    "map": throughput.mapping,
     "starts": throughput.starts,
     "trigger": latency.trigger_here,
     "trigger-remote": latency.trigger_there,

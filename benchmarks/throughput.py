@@ -76,6 +76,21 @@ def fan_out(plan: Plan) -> list[Figure]:
     return _compared(f"gather of {wide:,}", "steps/s", bare[1:], ours[1:], at_least=None)
 
 
+def mapping(plan: Plan) -> list[Figure]:
+    """One execution that maps its items, with few and with many of them in flight."""
+    wide = plan.size(10_000)
+    lanes = [1_000, 100, 10]
+    bare: list[float] = []
+    ours: dict[int, list[float]] = {concurrency: [] for concurrency in lanes}
+    for _ in _warmed_up(plan):
+        bare.append(wide / _timed(partial(floor.fan_out, steps=wide)))
+        for concurrency in lanes:
+            ours[concurrency].append(wide / _timed(partial(_map, items=wide, concurrency=concurrency)))
+    most, *fewer = lanes
+    figures = _compared(f"map of {wide:,}, {most:,} at a time", "items/s", bare[1:], ours[most][1:], at_least=0.5)
+    return figures + [Figure(f"map of {wide:,}, {few} at a time: stepwell", "items/s", ours[few][1:]) for few in fewer]
+
+
 def _side_by_side(
     plan: Plan,
     title: str,
@@ -150,4 +165,20 @@ async def _fan_out(path: Path, *, steps: int) -> float:
         await (await work.trigger(steps)).result()
         seconds = time.perf_counter() - began
     database.check(path, completed=1, steps=steps)
+    return seconds
+
+
+async def _map(path: Path, *, items: int, concurrency: int) -> float:
+    app = App("bench", database=url(path))
+
+    @app.workflow
+    async def work(step: Step, count: int) -> None:
+        await step.map("map", range(count), body, concurrency=concurrency)
+
+    async with app.running() as worker:
+        await settled(worker)
+        began = time.perf_counter()
+        await (await work.trigger(items)).result()
+        seconds = time.perf_counter() - began
+    database.check(path, completed=1, steps=items + 1)
     return seconds

@@ -77,8 +77,11 @@ class Facts:
 
     @property
     def index(self) -> int | None:
-        """The number of the item inside a fan-out, else None."""
-        return self._here().index
+        """The number of the item inside a fan-out (in `batch` of the slice), else None."""
+        here: Call | None = self._here()
+        while here is not None and here.index is None:
+            here = here.parent
+        return None if here is None else here.index
 
     @property
     def idempotency_key(self) -> str:

@@ -16,7 +16,8 @@ from stepwell.duration import Duration
 from stepwell.duration import to_us as duration_us
 from stepwell.errors import InvalidInputError
 from stepwell.execution import Execution
-from stepwell.facts import UNSET, Facts, now_work, progress_work, sleep_arguments, until_work
+from stepwell.facts import UNSET, now_work, progress_work, sleep_arguments, until_work
+from stepwell.fanouts import FanOuts
 from stepwell.ids import quote_step_name
 from stepwell.retry import Backoff, RetryPolicy
 from stepwell.sync_step import SyncStep
@@ -30,7 +31,7 @@ P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
 
 
-class Step(Facts):
+class Step(FanOuts):
     """The verbs of async workflow code.
 
     Each verb is durable: its outcome is on disk before the call returns, and a replay gives the same outcome without doing

@@ -16,9 +16,10 @@ from stepwell.duration import Duration
 from stepwell.duration import to_us as duration_us
 from stepwell.errors import InvalidInputError
 from stepwell.execution import Execution
-from stepwell.facts import UNSET, Facts, now_work, progress_work, sleep_arguments, until_work
+from stepwell.facts import UNSET, now_work, progress_work, sleep_arguments, until_work
 from stepwell.ids import quote_step_name
 from stepwell.retry import Backoff, RetryPolicy
+from stepwell.sync_fanouts import SyncFanOuts
 from stepwell.verbs import await_work, execute_work, listen_work, start_work
 from stepwell.workflow import Workflow
 
@@ -29,7 +30,7 @@ P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
 
 
-class SyncStep(Facts):
+class SyncStep(SyncFanOuts):
     """The verbs of `Step` for plain functions: each call blocks its thread."""
 
     __slots__ = ()

@@ -58,9 +58,18 @@ async def is_cancelled(step: Step) -> None:
     await step.run("long", asyncio.Event().wait)
 
 
+async def maps(step: Step) -> None:
+    async def body(item: int) -> None:
+        await current_step().run("inner", asyncio.sleep, 0)
+        if item == 3:
+            await current_step().sleep("nap", "1 day")
+
+    await step.map("map", range(5), body, concurrency=2)
+
+
 @pytest.mark.parametrize(
     "function",
-    [completes, sleeps, listens, nests, fails, branches, races, is_cancelled],
+    [completes, maps, sleeps, listens, nests, fails, branches, races, is_cancelled],
     ids=lambda function: function.__name__,
 )
 async def test_nothing_stays_in_memory(function: Callable[[Step], Coroutine[Any, Any, None]]) -> None:

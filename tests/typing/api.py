@@ -67,6 +67,10 @@ async def charge(order: Order) -> Payment:
     return Payment(order.id)
 
 
+async def sum_up(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
 def ship(payment_id: str, express: bool) -> int:
     return len(payment_id) + express
 
@@ -109,6 +113,21 @@ async def order_processing(step: Step, order: Order) -> Receipt:
     assert_type(step.idempotency_key, str)
     assert_type(current_step().attempt, int)
     await step.progress("half", fraction=0.5)
+    assert_type(await step.map("payments", [order], charge, concurrency=5, retries=2, timeout="1 min"), list[Payment])
+    assert_type(await step.map("sizes", ("a", "b"), len), list[int])
+    assert_type(await step.map("tolerant", [order], charge, failures="collect"), list[Payment | BaseException])
+    assert_type(await step.map("rows", [1], untyped, returns=Row), list[Row])  # pyright: ignore[reportUnknownArgumentType]
+    assert_type(
+        await step.map("rows", [1], untyped, returns=Row, failures="collect"),  # pyright: ignore[reportUnknownArgumentType]
+        list[Row | BaseException],
+    )
+    assert_type(await step.batch("parts", (n for n in range(9)), sum_up, batch_size=4), list[int])
+    assert_type(await step.batch("parts", [1], sum_up, failures="collect"), list[int | BaseException])
+    await step.for_each("each", [order], charge, executor="thread")
+    await step.map("wrong", [1], charge)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await step.map("wrong", [order], charge, failures="drop")  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await step.batch("wrong", ["a"], sum_up)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await step.for_each("wrong", [order], charge, batch_size=1)  # pyright: ignore[reportCallIssue]
     key, winner = await step.race("first", a=step.run("a", charge, order), b=step.run("b", charge, order))
     assert_type(key, str)
     assert_type(winner, Payment)
@@ -178,6 +197,12 @@ def blocking(step: SyncStep, order: Order) -> Receipt:
     step.run("ship", ship, 1)  # pyright: ignore[reportCallIssue, reportArgumentType]
     step.sleep("nap", 1)
     assert_type(step.now("now"), datetime)
+    assert_type(step.map("payments", [order], charge), list[Payment])
+    assert_type(step.map("sizes", ["a"], len, failures="collect"), list[int | BaseException])
+    assert_type(step.map("rows", [1], untyped, returns=Row), list[Row])  # pyright: ignore[reportUnknownArgumentType]
+    assert_type(step.batch("parts", [1, 2], sum_up, batch_size=4), list[int])
+    step.for_each("each", [order], charge, concurrency=2)
+    step.map("wrong", [1], charge)  # pyright: ignore[reportCallIssue, reportArgumentType]
     assert_type(step.race("first", a=lambda: 1, b=lambda: 2), tuple[str, int])
 
     @step.do("count")

@@ -10,10 +10,10 @@ from msgspec import Struct
 
 from stepwell._engine.outcome import Outcome, Unwound
 from stepwell.errors import NoStepContextError, WorkflowCodeError
+from stepwell.store.records import HistoryRow
 
 if TYPE_CHECKING:
     from stepwell._engine.runner import Runner
-    from stepwell.store.records import HistoryRow
 
 
 class Work(Protocol):
@@ -132,11 +132,41 @@ class Call(Struct, gc=False, eq=False):
         children = self.calls or {}
         for key, child in list(children.items()):
             if child.outcome is not None and child.outcome.status == "cancelled":
+                child.remember_children()
+                child.take_apart()
                 del children[key]
         history, inside = self.runner.history, f"{self.path}/"
         for path, record in list(history.items()):
             if record.status == "cancelled" and path.startswith(inside):
                 del history[path]
+
+    def remember_children(self) -> None:
+        """This call is going to be forgotten and made again, but what has ended inside it stays recorded."""
+        for child in (self.calls or {}).values():
+            outcome = child.outcome
+            if outcome is None or outcome.status == "cancelled":
+                child.remember_children()
+            else:
+                child.remember(outcome)
+
+    def remember(self, outcome: Outcome) -> None:
+        """Put the outcome where a later call of this path finds it, as if it had been read from the store."""
+        output, error = (outcome.text, None) if outcome.status == "completed" else (None, outcome.text)
+        kind = self.work.kind if self.work is not None else ""
+        self.runner.history[self.path] = HistoryRow(
+            self.path,
+            self.seq,
+            kind,
+            outcome.status,
+            self.attempt,
+            output,
+            error,
+            None,
+            self.started_at,
+            0,
+            None,
+            self.input,
+        )
 
     def take_apart(self) -> None:
         """Let go of all calls of this scope and of what leads back to it."""

@@ -179,7 +179,7 @@ def _interrupted(call: Call, work: Work, error: BaseException) -> None:
             _perform_apart(call, work, runner.history.get(call.path)), contextvars.copy_context()
         )
     else:
-        _record_cancelled(call, work)
+        record_cancelled(call, work)
 
 
 async def _settle_once_written(call: Call, outcome: Outcome) -> None:
@@ -187,7 +187,8 @@ async def _settle_once_written(call: Call, outcome: Outcome) -> None:
     call.settle(outcome)
 
 
-def _record_cancelled(call: Call, work: Work) -> None:
+def record_cancelled(call: Call, work: Work) -> None:
+    """Record that workflow code has cancelled the call."""
     runner = call.runner
     now = runner.clock.now()
     runner.note(

@@ -7,7 +7,7 @@ its tasks, fail every pending wait, wait until all of them have ended, and only 
 
 A *strand* is a line of user code: the function, a task that it started, a body. A strand is *open* while it runs user code
 and *busy* inside a step call, except that the call *rests* while it waits for a stored time, or while its body's own strands
-are counted instead. Nothing may be open or busy when an execution parks at once. A strand that only waits for others (the
+or the lanes of its fan-out are counted instead. Nothing may be open or busy when an execution parks at once. A strand that only waits for others (the
 function in `gather`) looks open, so after a grace it is taken for waiting: workflow code always, a body's first strand only
 if the body has tasks.
 """

@@ -22,6 +22,9 @@ class HistoryRow(NamedTuple):
     wake_at: int | None
     started_at: int
     undo: int
+    finished_at: int | None = None
+    input: str | None = None
+    """Of fan-outs only: how many items there were."""
 
 
 class Claimed(Struct, frozen=True, gc=False):
