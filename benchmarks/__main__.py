@@ -15,7 +15,7 @@ from typing import Final
 
 import click
 
-from benchmarks import contention, latency, recovery, report, sleepers, startup, storage, throughput, waking
+from benchmarks import contention, latency, recovery, report, sleepers, startup, storage, streams, throughput, waking
 from benchmarks.measure import Figure, Plan
 
 WORKLOADS: Final[dict[str, Callable[[Plan], list[Figure]]]] = {
@@ -25,6 +25,7 @@ WORKLOADS: Final[dict[str, Callable[[Plan], list[Figure]]]] = {
     "sequential": throughput.sequential,
     "fan-out": throughput.fan_out,
     "starts": throughput.starts,
+    "emit": streams.emit,
     "trigger": latency.trigger_here,
     "trigger-remote": latency.trigger_there,
     "events": waking.events_here,

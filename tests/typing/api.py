@@ -22,6 +22,7 @@ from stepwell import (
     Status,
     Step,
     StepInfo,
+    StreamItem,
     SyncStep,
     Workflow,
     current_step,
@@ -96,6 +97,8 @@ async def order_processing(step: Step, order: Order) -> Receipt:
     assert_type(step.idempotency_key, str)
     assert_type(current_step().attempt, int)
     await step.progress("half", fraction=0.5)
+    await step.emit("tokens", {"text": "x"})
+    await step.emit(5, "x")  # pyright: ignore[reportArgumentType]
     key, winner = await step.race("first", a=step.run("a", charge, order), b=step.run("b", charge, order))
     assert_type(key, str)
     assert_type(winner, Payment)
@@ -164,6 +167,7 @@ def blocking(step: SyncStep, order: Order) -> Receipt:
     step.run("ship", ship, 1)  # pyright: ignore[reportCallIssue, reportArgumentType]
     step.sleep("nap", 1)
     assert_type(step.now("now"), datetime)
+    assert_type(step.emit("tokens", "x"), None)
     assert_type(step.race("first", a=lambda: 1, b=lambda: 2), tuple[str, int])
 
     @step.do("count")
@@ -202,6 +206,10 @@ async def use() -> None:
         assert_type(app.get_execution("x"), Execution[Any])
         async for info in execution.watch():
             assert_type(info, ExecutionInfo)
+        async for item in execution.stream("tokens", after=5):
+            assert_type(item, StreamItem)
+            assert_type(item.offset, int)
+            assert_type(item.take, int)
         await order_processing.trigger("wrong")  # pyright: ignore[reportArgumentType]
         await order_processing.trigger()  # pyright: ignore[reportCallIssue]
         await nightly.trigger(5)  # pyright: ignore[reportCallIssue, reportArgumentType]
@@ -211,6 +219,8 @@ async def use() -> None:
 def use_sync() -> None:
     assert_type(order_processing.trigger_sync(Order("a", 1)), Execution[Receipt])
     assert_type(order_processing.trigger_sync(Order("a", 1)).result_sync(), Receipt)
+    for item in order_processing.trigger_sync(Order("a", 1)).stream_sync("tokens", follow=False):
+        assert_type(item, StreamItem)
     assert_type(app.execute(order_processing, Order("a", 1)), Receipt)
     assert_type(app.execute(nightly), int)
     app.execute(order_processing, "wrong")  # pyright: ignore[reportCallIssue, reportArgumentType]
