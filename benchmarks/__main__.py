@@ -15,7 +15,7 @@ from typing import Final
 
 import click
 
-from benchmarks import contention, latency, recovery, report, sleepers, startup, storage, throughput, waking
+from benchmarks import contention, latency, recovery, report, sleepers, startup, storage, streams, throughput, waking
 from benchmarks.measure import Figure, Plan
 
 WORKLOADS: Final[dict[str, Callable[[Plan], list[Figure]]]] = {
@@ -26,6 +26,7 @@ WORKLOADS: Final[dict[str, Callable[[Plan], list[Figure]]]] = {
     "fan-out": throughput.fan_out,
     "map": throughput.mapping,
     "starts": throughput.starts,
+    "emit": streams.emit,
     "trigger": latency.trigger_here,
     "trigger-remote": latency.trigger_there,
     "events": waking.events_here,

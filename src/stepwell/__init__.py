@@ -52,6 +52,9 @@ if TYPE_CHECKING:
         SyncStep,
         current_step,
     )
+    from stepwell.streams import (
+        StreamItem,
+    )
     from stepwell.types import (
         Status,
         StepStatus,
@@ -94,6 +97,7 @@ __all__ = [
     "StepTimeoutError",
     "StepwellError",
     "StoreUnavailableError",
+    "StreamItem",
     "SyncStep",
     "Workflow",
     "WorkflowCodeError",
@@ -106,6 +110,7 @@ _MODULES: Final = {
     "stepwell.execution": ("AttemptInfo", "ErrorInfo", "Execution", "ExecutionInfo", "ExecutionList", "StepInfo"),
     "stepwell.retry": ("RetryPolicy",),
     "stepwell.step": ("Step", "SyncStep", "current_step"),
+    "stepwell.streams": ("StreamItem",),
     "stepwell.types": ("Status", "StepStatus"),
     "stepwell.workflow": ("Workflow",),
 }

@@ -39,6 +39,7 @@ from stepwell.store.transitions import (
     Unknown,
     Verdict,
 )
+from stepwell.streams import Followers
 from stepwell.types import STATUSES, TERMINAL
 
 T = TypeVar("T")
@@ -106,6 +107,8 @@ class Client:
         self._errors = errors
         self._payload_limit = payload_limit
         self._endings = Endings(store)
+        self.followers = Followers(reader, store.url)
+        """Who follows streams."""
         self._changed: set[asyncio.Event] = set()
         self._unsubscribe = store.subscribe(self._on_change)
         journal.on_written = self.changed
@@ -114,6 +117,7 @@ class Client:
         """Stop listening; waits that are open raise."""
         self._unsubscribe()
         self._endings.close()
+        self.followers.close()
 
     # ---------------------------------------------------------------------------------------------- triggering
 
@@ -387,6 +391,7 @@ class Client:
         """Something in this process has changed the database."""
         for event in self._changed:
             event.set()
+        self.followers.look()
 
     def _on_change(self) -> None:
         self._endings.look()

@@ -110,7 +110,7 @@ class Codec:
         try:
             return self.encode(accepted)
         except SerializationError as error:
-            raise InvalidInputError(f"Invalid input: {self._refusal(accepted) or error}") from error
+            raise InvalidInputError(f"Invalid input: {self.refusal(accepted, 'input') or error}") from error
 
     def accept(self, value: object) -> object:
         """Give the input as a value of the annotated type.
@@ -151,19 +151,22 @@ class Codec:
         except SerializationError:
             return False
 
-    def _refusal(self, value: object) -> str | None:
+    def refusal(self, value: object, use: Literal["input", "emit"]) -> str | None:
+        """Why the value cannot be stored, with advice for its use; None if another reason than its types is to blame."""
         try:
             to_tagged(value, self._classes())
         except Refused as refused:
-            return f"{refused}{self._advice(refused.cls, 'input')}."
+            return f"{refused}{self._advice(refused.cls, use)}."
         return None
 
-    def _advice(self, cls: type | None, use: Literal["return", "input"]) -> str:
+    def _advice(self, cls: type | None, use: Literal["return", "input", "emit"]) -> str:
         """What ends the sentence "A Basket cannot be restored later"."""
         if cls is None:
             return ""
         if shape_of(cls) is not None or is_enum(cls):
             name = cls.__name__
+            if use == "emit":
+                return " because a stream has no annotation. Emit plain values, such as a dict of its fields"
             write = f"`-> {name}`, or pass returns={name}" if use == "return" else f"`input: {name}`"
             if self.annotation is not NO_ANNOTATION:
                 return f" because {name_of(self.annotation)} does not name that class. Write {write}"

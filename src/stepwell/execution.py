@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -15,8 +15,9 @@ from stepwell.codec import Codec
 from stepwell.duration import Duration
 from stepwell.errors import StepwellError
 from stepwell.ids import unquote_step_name
-from stepwell.store.records import AttemptRow, ExecutionRow, StepRow
+from stepwell.store.records import AttemptRow, ExecutionRow, StepRow, StreamRow
 from stepwell.store.transitions import EventSent
+from stepwell.streams import StreamItem, check_stream, item_of
 from stepwell.types import TERMINAL, Status, StepStatus
 
 if TYPE_CHECKING:
@@ -224,6 +225,29 @@ class Execution(Generic[Out]):
         async for row in self._client.watch(self.id):
             yield info_of(row, self._output_codec)
 
+    def stream(self, name: str, after: int = 0, *, follow: bool = True) -> AsyncIterator[StreamItem]:
+        """What the execution emits to a stream, live, until its run has ended and everything was given.
+
+        A stream that nobody has written to yet is waited for. Values come once each, in order; after an interruption go
+        on with `after=item.offset`.
+
+        Args:
+            name: The stream, as `step.emit` names it.
+            after: The offset of the last value that you have; 0 for the beginning.
+            follow: False stops after what has been emitted so far.
+
+        Raises:
+            ExecutionNotFoundError: No execution has this id.
+        """
+        refuse_in_workflow_code("Execution.stream()", "Follow it in a step: step.run('follow', …).")
+        check_stream(name, after)
+        return self._items(name, after, follow)
+
+    async def _items(self, name: str, after: int, follow: bool) -> AsyncIterator[StreamItem]:
+        async for rows in self._client.followers.pages(self.id, name, after, follow=follow):
+            for row in rows:
+                yield item_of(row)
+
     def status_sync(self) -> Status:
         """`status` for code without an event loop."""
         return self._client.portal(self.status)
@@ -248,6 +272,26 @@ class Execution(Generic[Out]):
             return self._new_event(name, payload, id)
 
         self._client.send_event_with(connection, self._client.portal(new))
+
+    def stream_sync(self, name: str, after: int = 0, *, follow: bool = True) -> Iterator[StreamItem]:
+        """`stream` for code without an event loop: a plain iterator, which blocks until the next value."""
+        refuse_in_workflow_code("Execution.stream_sync()", "Follow it in a step: step.run('follow', …).")
+        check_stream(name, after)
+        return self._items_sync(name, after, follow)
+
+    def _items_sync(self, name: str, after: int, follow: bool) -> Iterator[StreamItem]:
+        pages: AsyncIterator[Sequence[StreamRow]] | None = None
+
+        async def next_page() -> Sequence[StreamRow] | None:
+            nonlocal pages
+            if pages is None:
+                # In the loop, which the first call may have to start.
+                pages = self._client.followers.pages(self.id, name, after, follow=follow)
+            return await anext(pages, None)
+
+        while rows := self._client.portal(next_page):
+            for row in rows:
+                yield item_of(row)
 
     def cancel_sync(self, reason: str | None = None) -> None:
         """`cancel` for code without an event loop."""

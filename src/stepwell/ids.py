@@ -77,6 +77,17 @@ def quote_step_name(name: object) -> str:
     return _SPECIAL.sub(_quote, name)
 
 
+def check_stream_name(name: object) -> str:
+    """Give the name of a stream back if it is one, by the rules for step names, or raise InvalidInputError."""
+    if not isinstance(name, str) or not 0 < len(name) <= 200:
+        raise InvalidInputError(f"A stream name must be text of 1 to 200 characters, got {_shown(name)}.")
+    if any(character not in _QUOTED for character in _SPECIAL.findall(name)):
+        raise InvalidInputError(
+            f"A stream name must not contain control characters or lone surrogates, got {_shown(name)}."
+        )
+    return name
+
+
 def unquote_step_name(name: str) -> str:
     """The user's own name of the last part of a path."""
     return name.replace("%2F", "/").replace("%23", "#").replace("%25", "%")

@@ -11,6 +11,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, TypeVarTuple, cast, overloa
 
 from stepwell._engine.call import current_scope
 from stepwell._engine.choice import RaceWork, WithinWork
+from stepwell._engine.emit import emit, text_of
 from stepwell._engine.invoke import invoke
 from stepwell.duration import Duration
 from stepwell.duration import to_us as duration_us
@@ -527,6 +528,29 @@ class Step(FanOuts):
         """
         place, work = progress_work(message, fraction)
         await invoke(self._scope("step.progress"), message, work, place=place)
+
+    async def emit(self, stream: str, value: object, /) -> None:
+        """Append a value to a durable stream of this execution, which clients follow live with `Execution.stream`.
+
+        Cheap enough for each token of a model: it returns when the value has its place in the journal, and waits only when
+        some hundred values are on their way. What was emitted before a step or the workflow ends is durable no later
+        than that end, and what one body emits stays in order.
+
+        Nothing is emitted twice. A recorded body does not run again. Workflow code is replayed, and values that are
+        recorded are left out. A body that runs again, after a crash or as the next attempt, adds nothing as long as it
+        emits what it emitted before; where it differs, all that it emits is appended from the beginning with `take` one
+        higher, so that readers know to start over.
+
+        Args:
+            stream: Names the stream, as steps are named. Workflow code and any number of steps may write to one.
+            value: JSON values and the builtin types that steps may return, up to the payload limit.
+
+        Raises:
+            InvalidInputError: The stream cannot have this name.
+            SerializationError: The value cannot be stored and restored; nothing is written.
+        """
+        scope = self._scope("step.emit")
+        await emit(scope, stream, text_of(scope.runner, stream, value))
 
     async def now(self, name: str, /) -> datetime:
         """The current time (UTC), recorded: a replay gives the same."""

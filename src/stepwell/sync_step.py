@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, ParamSpec, TypeVar, TypeVarTuple, cast, 
 from stepwell._engine.bridge import Mailbox, Strand, call_from_thread, carried, check_strand, strand
 from stepwell._engine.call import Call
 from stepwell._engine.choice import RaceWork, WithinWork
+from stepwell._engine.emit import emit, emit_from_thread, text_of
 from stepwell._engine.invoke import invoke
 from stepwell.duration import Duration
 from stepwell.duration import to_us as duration_us
@@ -334,6 +335,13 @@ class SyncStep(SyncFanOuts):
         scope = self._scope("step.progress")
         place, work = progress_work(message, fraction)
         call_from_thread("step.progress", lambda _: invoke(scope, message, work, place=place, inline=True))
+
+    def emit(self, stream: str, value: object, /) -> None:
+        """Append a value to a durable stream, as `Step.emit`."""
+        scope = self._scope("step.emit")
+        text = text_of(scope.runner, stream, value)
+        if not emit_from_thread(scope, stream, text):
+            call_from_thread("step.emit", lambda _: emit(scope, stream, text))
 
     def now(self, name: str, /) -> datetime:
         """The current time (UTC), recorded: a replay gives the same."""

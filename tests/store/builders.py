@@ -14,6 +14,7 @@ from stepwell.clock import ManualClock, to_us
 from stepwell.store.open import OpenStore
 from stepwell.store.records import Claimed, ExecutionRow, WorkerRow
 from stepwell.store.transitions import (
+    Emitted,
     Finished,
     NewExecution,
     Parked,
@@ -90,6 +91,10 @@ def waiting(
 
 def retrying(id: str = "e", path: str = "a", epoch: int = 1, attempt: int = 1, *, idle: bool = False) -> StepRetrying:
     return StepRetrying(id, epoch, 1, path, 1, attempt, "[]", '"boom"', NOW + 1, NOW + 2, NOW + SECOND, idle)
+
+
+def emitted(*values: str, id: str = "e", epoch: int = 1, **fields: Any) -> Emitted:
+    return replace(Emitted(id, epoch, 1, "a", "s", 1, 0, values, NOW + 1), **fields)
 
 
 def parked(id: str = "e", epoch: int = 1, status: str = "sleeping", wake_at: int | None = NOW + SECOND) -> Parked:

@@ -48,12 +48,17 @@ EXPECTED = {
     "revision": ["e USING PRIMARY KEY (id=?)", "s USING INDEX sqlite_autoindex_steps_1 (execution_id=? AND run=?)"],
     "steps": ["e USING PRIMARY KEY (id=?)", "s USING INDEX sqlite_autoindex_steps_1 (execution_id=? AND run=?)"],
     "steps_cancel_open": ["steps_open (execution_id=? AND run=?)"],
+    "stream_append": ["streams USING PRIMARY KEY (execution_id=? AND stream=?)"],
+    "stream_last_take": ["streams_place (execution_id=? AND run=? AND path=? AND stream=?)"],
+    "stream_news": ["s USING PRIMARY KEY (execution_id=? AND stream=? AND offset>?)", "e USING PRIMARY KEY (id=?)"],
+    "stream_page": ["s USING PRIMARY KEY (execution_id=? AND stream=? AND offset>?)"],
+    "stream_take": ["streams_place (execution_id=? AND run=? AND path=? AND stream=? AND take=? AND n>?)"],
     "tags": ["tags_execution (execution_id=?)"],
     "unfinished": ["e USING PRIMARY KEY (id=?)"],
 }
 # Small tables, or the whole of one on purpose.
 MAY_SCAN = {"counts", "worker_neighbours", "workers", "schema_version", "schema_version_exists"}
-SORTED_BY_INDEX = {"claim_due", "claim_queue", "claim_suspects"} | {
+SORTED_BY_INDEX = {"claim_due", "claim_queue", "claim_suspects", "stream_page", "stream_take"} | {
     f"executions_by_{name}" for name in ("status", "tag", "time", "workflow")
 }
 
@@ -68,6 +73,8 @@ SELECT id, 1, 'a', 1, 'run', 'completed', 1, 1, 1, 1 FROM executions;
 INSERT INTO attempts (execution_id, run, path, attempt, error, started_at, finished_at)
 SELECT id, 1, 'a', 1, '', 1, 1 FROM executions;
 INSERT INTO tags (tag, created_at, execution_id) SELECT 't', created_at, id FROM executions;
+INSERT INTO streams (execution_id, stream, "offset", run, path, take, n, value, emitted_at)
+SELECT '7', 's', n, 1, 'a', 1, n, '1', 1 FROM (SELECT created_at AS n FROM executions);
 ANALYZE;
 """
 
@@ -104,7 +111,7 @@ def test_statement_uses_its_index(database: sqlite3.Connection, name: str) -> No
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in MAY_SCAN])
 def test_no_statement_reads_a_whole_table(database: sqlite3.Connection, name: str) -> None:
-    tables = "executions|steps|payloads|attempts|tags|workers|[espat]|first"
+    tables = "executions|steps|payloads|attempts|streams|tags|workers|[espat]|first"
 
     assert not [step for step in plan(database, name) if re.match(rf"SCAN ({tables})\b", step)]
 

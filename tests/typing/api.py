@@ -23,6 +23,7 @@ from stepwell import (
     Status,
     Step,
     StepInfo,
+    StreamItem,
     SyncStep,
     Workflow,
     current_step,
@@ -128,6 +129,8 @@ async def order_processing(step: Step, order: Order) -> Receipt:
     await step.map("wrong", [order], charge, failures="drop")  # pyright: ignore[reportCallIssue, reportArgumentType]
     await step.batch("wrong", ["a"], sum_up)  # pyright: ignore[reportCallIssue, reportArgumentType]
     await step.for_each("wrong", [order], charge, batch_size=1)  # pyright: ignore[reportCallIssue]
+    await step.emit("tokens", {"text": "x"})
+    await step.emit(5, "x")  # pyright: ignore[reportArgumentType]
     key, winner = await step.race("first", a=step.run("a", charge, order), b=step.run("b", charge, order))
     assert_type(key, str)
     assert_type(winner, Payment)
@@ -203,6 +206,7 @@ def blocking(step: SyncStep, order: Order) -> Receipt:
     assert_type(step.batch("parts", [1, 2], sum_up, batch_size=4), list[int])
     step.for_each("each", [order], charge, concurrency=2)
     step.map("wrong", [1], charge)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    assert_type(step.emit("tokens", "x"), None)
     assert_type(step.race("first", a=lambda: 1, b=lambda: 2), tuple[str, int])
 
     @step.do("count")
@@ -249,6 +253,10 @@ async def use() -> None:
             order_processing.trigger_sync(Order("a", 1), connection=connection)
         async for info in execution.watch():
             assert_type(info, ExecutionInfo)
+        async for item in execution.stream("tokens", after=5):
+            assert_type(item, StreamItem)
+            assert_type(item.offset, int)
+            assert_type(item.take, int)
         await order_processing.trigger("wrong")  # pyright: ignore[reportArgumentType]
         await order_processing.trigger()  # pyright: ignore[reportCallIssue]
         await nightly.trigger(5)  # pyright: ignore[reportCallIssue, reportArgumentType]
@@ -258,6 +266,8 @@ async def use() -> None:
 def use_sync() -> None:
     assert_type(order_processing.trigger_sync(Order("a", 1)), Execution[Receipt])
     assert_type(order_processing.trigger_sync(Order("a", 1)).result_sync(), Receipt)
+    for item in order_processing.trigger_sync(Order("a", 1)).stream_sync("tokens", follow=False):
+        assert_type(item, StreamItem)
     assert_type(app.execute(order_processing, Order("a", 1)), Receipt)
     assert_type(app.execute(nightly), int)
     app.execute(order_processing, "wrong")  # pyright: ignore[reportCallIssue, reportArgumentType]

@@ -118,6 +118,7 @@ class BodyWork(Struct, gc=False):
         cancels = task.cancelling()
         call.closed = call.timed_out = False
         call.triggers = 0
+        call.places = None
         call.started_at = bodies[call] = runner.clock.now()
         deadline = None
         if self.timeout is not None and self.executor is not PROCESS:

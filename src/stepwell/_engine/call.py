@@ -13,6 +13,7 @@ from stepwell.errors import NoStepContextError, WorkflowCodeError
 from stepwell.store.records import HistoryRow
 
 if TYPE_CHECKING:
+    from stepwell._engine.emit import Place
     from stepwell._engine.runner import Runner
 
 
@@ -90,6 +91,8 @@ class Call(Struct, gc=False, eq=False):
     """The calls made in this scope, by name."""
     raised: list[BaseException] | None = None
     """Failures of steps inside, as they were raised into the body."""
+    places: dict[str, Place] | None = None
+    """The streams to which this scope has emitted, since its body began."""
     callers: int = 0
     open_strands: int = 0
     tasks: int = 0

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Never, cast
 from stepwell._engine.background import start
 from stepwell._engine.call import Call, current
 from stepwell._engine.deadlines import Deadline
+from stepwell._engine.emit import Emitter
 from stepwell._engine.failure import record_error
 from stepwell._engine.host import Host
 from stepwell._engine.listening import Inbox
@@ -128,6 +129,7 @@ class Runner(Strands):
         "clock",
         "definition",
         "draining",
+        "emitter",
         "epoch",
         "history",
         "host",
@@ -160,6 +162,7 @@ class Runner(Strands):
         self.stop: Stop | None = None
         self.root = Call(self, None, "", "", 0, None)
         self.writes = 0
+        self.emitter: Emitter | None = None
         super().__init__()
         self.waits: dict[asyncio.Future[None], Wait] = {}
         self.threads: set[asyncio.Future[Returned]] | frozenset[Never] = _NONE
@@ -523,6 +526,8 @@ class Runner(Strands):
         """Write a transition of an execution that is not leaving; the future gives the verdict."""
         if self._crashed:
             self._note_progress(transition)
+        if self.emitter is not None:
+            self.emitter.flush()
         self.writes += 1
         return self.host.journal.append(transition, self)
 
@@ -535,6 +540,8 @@ class Runner(Strands):
             return
         if self._crashed:
             self._note_progress(transition)
+        if self.emitter is not None:
+            self.emitter.flush()
         self.writes += 1
         self.host.journal.note(transition, self)
 
@@ -582,6 +589,9 @@ class Runner(Strands):
     def _depart(self, stop: Stop) -> None:
         if not self._gone:
             self._gone = True
+            if self.emitter is not None:
+                self.emitter.close()
+                self.emitter = None
             # A scope holds its runner and its task, which holds the scope, and the garbage collector looks into no scope.
             self.root.take_apart()
             self._root = self._main = self._unwinding = self._grace = self._lively = self._deadline = self.step = None

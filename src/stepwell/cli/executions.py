@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "result": Lazy("stepwell.cli.looking:result", "Wait for the end of one and print its output."),
     "watch": Lazy("stepwell.cli.looking:watch", "Show the steps of one while they happen."),
     "send-event": Lazy("stepwell.cli.sending:send_event", "Send an event to one."),
+    "stream": Lazy("stepwell.cli.streaming:stream", "Print what one emits to a stream, while it happens."),
     "cancel": Lazy("stepwell.cli.looking:cancel", "End one now."),
 }
 

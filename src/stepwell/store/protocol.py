@@ -8,12 +8,13 @@ Both are async; an implementation runs its driver where it blocks nobody.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from stepwell.store.records import (
     Applied,
     Claimed,
     ClaimResult,
+    EmittedTake,
     ExecutionFilter,
     ExecutionPage,
     ExecutionRow,
@@ -21,10 +22,16 @@ from stepwell.store.records import (
     Recorded,
     RolledBack,
     StepRow,
+    StreamPage,
+    StreamWait,
     Taken,
     WorkerRow,
 )
 from stepwell.store.transitions import ClientTransition, Refused, StepFinished, Transition, Verdict
+
+STREAM_PAGE_ROWS: Final = 1_000
+STREAM_PAGE_CHARACTERS: Final = 4 * 1024 * 1024
+"""A page of a stream with large values ends sooner, so that nobody needs a thousand of them in memory."""
 
 
 class Pulse(Protocol):
@@ -197,6 +204,16 @@ class Store(Protocol):
         """Which of these executions are terminal or do not exist."""
         ...
 
+    async def emitted(
+        self, execution_id: str, run: int, path: str, stream: str, *, take: int | None = None, start: int = 0
+    ) -> EmittedTake:
+        """A page of what the step at `path` has emitted to a stream, from its `start`-th value on.
+
+        Args:
+            take: Which one; None for the last.
+        """
+        ...
+
     def subscribe(self, callback: Callable[[], object]) -> Callable[[], None]:
         """Call `callback` in the current event loop after another process (or App) has changed the database.
 
@@ -230,6 +247,14 @@ class StoreReader(Protocol):
 
     async def revision(self, execution_id: str) -> tuple[object, ...]:
         """A small value that differs whenever the execution or one of its steps has changed. Cheap."""
+        ...
+
+    async def stream(self, execution_id: str, name: str, after: int) -> StreamPage | None:
+        """The values of a stream whose offsets are above `after`, a page; None when there is no such execution."""
+        ...
+
+    async def stream_news(self, waits: Sequence[StreamWait]) -> list[int]:
+        """For which of these there is a next value, or none to come as the execution has ended or does not exist."""
         ...
 
     async def counts(self) -> dict[str, int]:

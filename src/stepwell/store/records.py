@@ -177,6 +177,41 @@ class StepRow(Struct, frozen=True):
     attempts: tuple[AttemptRow, ...] = ()
 
 
+class EmittedTake(Struct, frozen=True):
+    """A page of what one place of an execution has emitted to a stream in its last take.
+
+    `take` is 0 if it has emitted nothing in any run. `values` are those of the current run, in order; none when that was an
+    earlier run, or when there are no more.
+    """
+
+    take: int
+    values: list[str]
+
+
+class StreamRow(NamedTuple):
+    """One value of a stream."""
+
+    offset: int
+    value: str
+    take: int
+
+
+class StreamPage(Struct, frozen=True):
+    """Values in the order of their offsets. `more`: others follow already. `ended`: the execution's run has."""
+
+    rows: list[StreamRow]
+    more: bool
+    ended: bool
+
+
+class StreamWait(NamedTuple):
+    """Who follows a stream, and the offset of the last value that he has."""
+
+    execution_id: str
+    stream: str
+    after: int
+
+
 class ExecutionFilter(Struct, frozen=True):
     """Which executions a list shows. `None` means any. `cursor` is the `next_cursor` of the page before."""
 

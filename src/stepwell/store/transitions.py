@@ -221,6 +221,24 @@ class StepFlagged(Struct, frozen=True, gc=False):
     flag: str
 
 
+class Emitted(Struct, frozen=True, gc=False):
+    """Owner: append values (JSON texts) to a stream; those of one stream get the offsets 1, 2, 3, … as they come.
+
+    The values are the `n`-th and following ones that the step at `path` (empty: workflow code) has emitted to this stream
+    in its `take`. What stands there already stays: an earlier sending wrote it.
+    """
+
+    execution_id: str
+    epoch: int
+    run: int
+    path: str
+    stream: str
+    take: int
+    n: int
+    values: tuple[str, ...]
+    emitted_at: int
+
+
 class Progressed(Struct, frozen=True, gc=False):
     """Owner: something was recorded since the last crash, so the count of crashes in a row starts again at 0."""
 
@@ -302,6 +320,7 @@ OwnerTransition: TypeAlias = (
     | StepRetrying
     | StepFinished
     | StepFlagged
+    | Emitted
     | Progressed
     | Resumed
     | Idle

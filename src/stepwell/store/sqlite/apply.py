@@ -2,7 +2,8 @@
 
 The order of writing is not the order of the batch, but for each execution it has the same effect: new executions and events
 come first, then ended steps (a step row never changes once it has ended, so what came before it in the batch does not touch
-it), then everything else in layers, the n-th layer holding the n-th other transition of each execution.
+it) and what was emitted (a table that no other transition touches), then everything else in layers, the n-th layer
+holding the n-th other transition of each execution.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from msgspec.structs import astuple
 
 from stepwell.errors import SerializationError
 from stepwell.store.records import Applied
-from stepwell.store.sqlite import answering, events, inserts, owner_writes
+from stepwell.store.sqlite import answering, events, inserts, owner_writes, streams
 from stepwell.store.sqlite.connection import DATA_ERRORS
 from stepwell.store.sqlite.owner_writes import NotOwnedError
 from stepwell.store.sqlite.ownership import Ownership
 from stepwell.store.sqlite.writer import Writer, run_query
 from stepwell.store.transitions import (
     ClientTransition,
+    Emitted,
     EventSent,
     Finished,
     OwnerTransition,
@@ -101,6 +103,8 @@ class _Application:
         plan = _Sorted(batch, ownership)
         plan.write_for_clients(connection, self._worker_id if fence is not None else None)
         owner_writes.write_steps(connection, plan.steps, plan.failed, self._worker_id)
+        if plan.emitted:
+            streams.append(connection, plan.emitted)
         woken = False
         for layer in plan.layers:
             for kind, transitions in layer.many.items():
@@ -139,6 +143,7 @@ class _Sorted:
         self.events: list[tuple[int, EventSent]] = []
         self.steps: list[tuple[object, ...]] = []
         self.failed: list[StepFinished] = []
+        self.emitted: list[Emitted] = []
         self.layers: list[_Layer] = []
         self._depth: dict[str, int] = {}
         self._given_up: set[str] = set()
@@ -170,6 +175,9 @@ class _Sorted:
             self.steps.append(astuple(transition))
             if transition.status == "failed" and transition.kind in _TRIED:
                 self.failed.append(transition)
+            return
+        if isinstance(transition, Emitted):
+            self.emitted.append(transition)
             return
         if isinstance(transition, Finished | Parked | Released):
             self._given_up.add(id)

@@ -20,6 +20,7 @@ from stepwell.store.records import (
     Applied,
     Claimed,
     ClaimResult,
+    EmittedTake,
     ExecutionFilter,
     ExecutionPage,
     ExecutionRow,
@@ -27,10 +28,12 @@ from stepwell.store.records import (
     Recorded,
     RolledBack,
     StepRow,
+    StreamPage,
+    StreamWait,
     Taken,
     WorkerRow,
 )
-from stepwell.store.sqlite import read, taking
+from stepwell.store.sqlite import read, streams, taking
 from stepwell.store.sqlite.apply import apply
 from stepwell.store.sqlite.claim import claim, load
 from stepwell.store.sqlite.connection import DATA_ERRORS, url_of
@@ -159,6 +162,11 @@ class SqliteStore:
     async def arrived(self, wanted: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
         return await self._read(_arrived, list(wanted))
 
+    async def emitted(
+        self, execution_id: str, run: int, path: str, stream: str, *, take: int | None = None, start: int = 0
+    ) -> EmittedTake:
+        return await self._read_in_order(streams.emitted, execution_id, run, path, stream, take, start)
+
     def subscribe(self, callback: Callable[[], object]) -> Callable[[], None]:
         subscriber = _Subscriber(callback)
         self._watch((*self._subscribers, subscriber))
@@ -191,6 +199,12 @@ class SqliteStore:
 
     async def revision(self, execution_id: str) -> tuple[object, ...]:
         return await self._read(read.revision, execution_id)
+
+    async def stream(self, execution_id: str, name: str, after: int) -> StreamPage | None:
+        return await self._read(streams.page, execution_id, name, after)
+
+    async def stream_news(self, waits: Sequence[StreamWait]) -> list[int]:
+        return await self._read(streams.news, waits)
 
     async def counts(self) -> dict[str, int]:
         return await self._read(read.counts)

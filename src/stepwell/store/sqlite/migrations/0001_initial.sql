@@ -10,6 +10,8 @@
 --               own, which wrote a fifth as many rows a second at 1,000 characters of output.
 -- attempts      the failed attempts of a step.
 -- events        messages to executions; received ones stay for people.
+-- streams       what steps and workflow code have emitted, one row for each value; offset counts within (execution, stream).
+--               WITHOUT ROWID: a stream is appended to at its end and read in order, so its values lie side by side.
 -- tags          for each tag its executions, newest first.
 -- workers       one row for each process that executes.
 --
@@ -149,6 +151,22 @@ CREATE TABLE events (
 
 CREATE UNIQUE INDEX events_id ON events (execution_id, id);
 CREATE INDEX events_waiting ON events (execution_id, name, number) WHERE received_at IS NULL;
+
+CREATE TABLE streams (
+    execution_id TEXT    NOT NULL,
+    stream       TEXT    NOT NULL,
+    "offset"     INTEGER NOT NULL, -- 1, 2, 3, … without gaps, in the order of writing
+    run          INTEGER NOT NULL,
+    path         TEXT    NOT NULL, -- of the step that emitted it; empty for workflow code
+    take         INTEGER NOT NULL, -- a body that ran again and emitted something else began the next one
+    n            INTEGER NOT NULL, -- counts from 0 within the take
+    value        TEXT    NOT NULL,
+    emitted_at   INTEGER NOT NULL,
+    PRIMARY KEY (execution_id, stream, "offset")
+) WITHOUT ROWID;
+
+-- A value that is sent again after an unknown commit meets its own row; a body that runs again finds what it has emitted.
+CREATE UNIQUE INDEX streams_place ON streams (execution_id, run, path, stream, take, n);
 
 CREATE TABLE tags (
     tag          TEXT    NOT NULL,
