@@ -193,6 +193,8 @@ async def test_body_that_runs_again_does_not_start_a_second_execution(again: str
     async with sandbox(app) as t:
         execution = await workflow.trigger()
         await until(lambda: "triggered" in ledger and "other" in ledger)
+        [started] = (await other.list_executions()).executions
+        await other.get_execution(started.id).result(5)
         if again == "crash":
             await t.crash()
         await t.advance("1 minute")
