@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from stepwell._engine.errand import Errand
 
@@ -38,6 +38,7 @@ class Executor(Protocol):
 class FarFacts:
     """What `current_step()` tells in a body that runs in another process."""
 
+    kind: ClassVar[str] = "run"
     execution_id: str
     run: int
     generation: int
