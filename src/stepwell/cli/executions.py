@@ -17,6 +17,8 @@ COMMANDS: Final = {
     "watch": Lazy("stepwell.cli.looking:watch", "Show the steps of one while they happen."),
     "send-event": Lazy("stepwell.cli.sending:send_event", "Send an event to one."),
     "cancel": Lazy("stepwell.cli.looking:cancel", "End one now."),
+    "delete": Lazy("stepwell.cli.keeping:delete", "Delete some that have ended, with all that is kept of them."),
+    "export": Lazy("stepwell.cli.keeping:export", "Write everything about one as one JSON document."),
 }
 
 
