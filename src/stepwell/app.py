@@ -183,6 +183,7 @@ class App:
         timeout: Duration | None = None,
         version: str | None = None,
         tags: Sequence[str] | None = None,
+        retention: Duration | None = "30 days",
     ) -> _Decorator: ...
     @overload
     def workflow(
@@ -194,6 +195,7 @@ class App:
         timeout: Duration | None = None,
         version: str | None = None,
         tags: Sequence[str] | None = None,
+        retention: Duration | None = "30 days",
     ) -> _Decorator: ...
 
     def workflow(
@@ -206,6 +208,7 @@ class App:
         timeout: Duration | None = None,
         version: str | None = None,
         tags: Sequence[str] | None = None,
+        retention: Duration | None = "30 days",
     ) -> Any:
         """Decorate a function that takes `(step)` or `(step, input)`, and optionally a keyword-only `env`.
 
@@ -218,6 +221,8 @@ class App:
             timeout: Longest time of an execution from its first start, waiting included.
             version: Stored with each execution.
             tags: Given to each execution.
+            retention: How long each execution is kept after its end; then a worker deletes it, within minutes, unless a
+                living execution refers to it. None keeps it for ever. Stored with each execution when it is triggered.
         """
         if isinstance(fn, str):
             fn, name = None, fn
@@ -226,6 +231,7 @@ class App:
             None if timeout is None else duration_us(timeout, what="timeout", minimum=1),
             version,
             tuple(checked_tags(tags or ())),
+            None if retention is None else duration_us(retention, what="retention", minimum=1),
         )
 
         def define(function: Callable[..., Any]) -> Workflow[Any, Any]:

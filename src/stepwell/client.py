@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
-from stepwell._engine.call import current
+from stepwell._engine.call import Call, current
 from stepwell._engine.definition import NO_INPUT, Definition
 from stepwell._engine.failure import ErrorRegistry, error_summary
 from stepwell._engine.journal import Journal, Sender
@@ -25,6 +25,7 @@ from stepwell.errors import (
     SerializationError,
 )
 from stepwell.execution import Execution, ExecutionList, info_of
+from stepwell.export import document_of
 from stepwell.ids import Ids, check_id, digest, quote_step_name
 from stepwell.store.protocol import Store, StoreReader
 from stepwell.store.records import ExecutionFilter, ExecutionRow
@@ -150,8 +151,7 @@ class Client:
             request = self._ids.token()
         elif scope is not None:
             # Triggered by a body, which may run again: the same id meets the execution that it made the first time.
-            scope.triggers += 1
-            id = f"t-{digest(scope.runner.id, scope.path, scope.runner.claimed.generation, scope.triggers)}"
+            id = _derived_id(scope)
             request = id
         return NewExecution(
             id=id or self._ids.new(),
@@ -161,6 +161,7 @@ class Client:
             wake_at=now if wake_at is None else wake_at,
             priority=priority,
             version=definition.options.version,
+            retention=definition.options.retention,
             timeout=limit,
             tags=(*definition.options.tags, *checked_tags(tags)),
             request=request,
@@ -240,8 +241,7 @@ class Client:
         if id is not None:
             check_id(id, "id")
         elif scope is not None:
-            scope.triggers += 1
-            id = f"t-{digest(scope.runner.id, scope.path, scope.runner.claimed.generation, scope.triggers)}"
+            id = _derived_id(scope)
         return EventSent(execution_id, name, text, id or self._ids.token(), self._clock.now())
 
     def _payload_text(self, name: str, payload: object) -> str:
@@ -382,9 +382,31 @@ class Client:
         self.ended(execution_id, None)
         self.changed()
 
+    async def delete(self, execution_id: str) -> None:
+        """See Execution.delete."""
+        while (deletion := await self.store.delete(execution_id)) is not None and deletion.orphaning:
+            await self._cancel_orphans()
+        if deletion is None:
+            raise ExecutionNotFoundError(execution_id)
+        if deletion.needed_by is not None:
+            more = f", and execution {deletion.needed_by!r}, which has not ended, refers to it"
+            raise InvalidTransitionError(execution_id, "delete", deletion.status, more)
+        if not deletion.done:
+            raise InvalidTransitionError(execution_id, "delete", deletion.status, "; cancel it first")
+        self.changed()
+
+    async def export(self, execution_id: str) -> dict[str, Any]:
+        """See Execution.export."""
+        found = await self.reader.everything(execution_id)
+        if found is None:
+            raise ExecutionNotFoundError(execution_id)
+        return document_of(found, self._clock.now())
+
     async def _cancel_orphans(self) -> None:
         while taken := await self.store.cancel_orphans(now=self._clock.now(), limit=ORPHANS_AT_ONCE):
             for one in taken:
+                if self.worker is not None and one.owner == self.worker.worker_id:
+                    self.worker.taken(one.execution_id)
                 self.ended(one.execution_id, None)
 
     def changed(self) -> None:
@@ -396,6 +418,14 @@ class Client:
     def _on_change(self) -> None:
         self._endings.look()
         self.changed()
+
+
+def _derived_id(scope: Call) -> str:
+    """The id of what a body makes next: the same when the body runs again."""
+    scope.triggers += 1
+    runner = scope.runner
+    # created_at: the id may have belonged to another execution, deleted since, which made things of its own.
+    return f"t-{digest(runner.id, runner.claimed.created_at, scope.path, runner.claimed.generation, scope.triggers)}"
 
 
 class _LookAfterwards:

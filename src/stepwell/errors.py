@@ -265,8 +265,8 @@ class InvalidTransitionError(StepwellError):
 
     code = "invalid_transition"
 
-    def __init__(self, execution_id: str, action: str, status: str) -> None:
-        super().__init__(f"Cannot {action} execution {execution_id!r}: it is {status}.")
+    def __init__(self, execution_id: str, action: str, status: str, more: str = "") -> None:
+        super().__init__(f"Cannot {action} execution {execution_id!r}: it is {status}{more}.")
         self.execution_id = execution_id
         self.action = action
         self.status = status

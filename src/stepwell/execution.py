@@ -215,6 +215,31 @@ class Execution(Generic[Out]):
         """The executions that this one has started as children, oldest first, without payloads; 1,000 at most."""
         return [info_of(row) for row in await self._client.reader.children(self.id)]
 
+    async def delete(self) -> None:
+        """Delete the execution, with everything that is kept of it, for ever.
+
+        Only one that has ended, and none that a living execution refers to: one that waits for its end, or the parent of
+        an attached child. Written in one transaction. Its children stay, with its id as their parent. Afterwards the id is
+        free.
+
+        Raises:
+            ExecutionNotFoundError: No execution has this id, any more or yet.
+            InvalidTransitionError: It has not ended (cancel it first), or a living execution refers to it.
+        """
+        refuse_in_workflow_code("Execution.delete()", "Move it into a step: step.run('delete', …).")
+        await self._client.delete(self.id)
+
+    async def export(self) -> dict[str, Any]:
+        """Everything that is kept of the execution, at one moment, as one JSON-ready document.
+
+        All runs with their steps and failed attempts, inputs, outputs, errors, events, tags and the ids of children. Its
+        format is described in `docs/export.md` and has a version, `format_version`.
+
+        Raises:
+            ExecutionNotFoundError: No execution has this id.
+        """
+        return await self._client.export(self.id)
+
     async def steps(self, run: int | None = None) -> list[StepInfo]:
         """The recorded steps of a run (default: the current one) in order of their start."""
         await self._client.row(self.id)
@@ -297,6 +322,14 @@ class Execution(Generic[Out]):
         """`cancel` for code without an event loop."""
         self._client.portal(lambda: self.cancel(reason))
 
+    def delete_sync(self) -> None:
+        """`delete` for code without an event loop."""
+        self._client.portal(self.delete)
+
+    def export_sync(self) -> dict[str, Any]:
+        """`export` for code without an event loop."""
+        return self._client.portal(self.export)
+
 
 def info_of(row: ExecutionRow, output_codec: Codec | None = None) -> ExecutionInfo:
     """The public view of a row."""
@@ -363,6 +396,16 @@ def _error(text: str | None) -> ErrorInfo | None:
 
 def _shown(text: str | None) -> Any:
     return None if text is None else json.loads(text)
+
+
+def shown(text: str | None) -> Any:
+    """A stored payload as people see it."""
+    return _shown(text)
+
+
+def error_of(text: str | None) -> ErrorInfo | None:
+    """A stored error as people see it."""
+    return _error(text)
 
 
 def _typed(codec: Codec, text: str) -> Any:

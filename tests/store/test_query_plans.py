@@ -30,6 +30,9 @@ EXPECTED = {
     "claim_suspects": ["executions_suspect (workflow=? AND wake_at<?)"],
     "claim_take": ["executions USING PRIMARY KEY (id=?)"],
     "claimed": ["e USING PRIMARY KEY (id=?)", "sqlite_autoindex_payloads_1 (execution_id=? AND run=?)"],
+    "children_release": ["executions USING INDEX executions_parent (parent_id=?)"],
+    "delete_events": ["events USING INDEX events_"],
+    "delete_tags": ["tags_execution (execution_id=?)"],
     "executions_by_id": ["e USING PRIMARY KEY (id>? AND id<?)"],
     "executions_by_status": ["executions_status (status=? AND created_at>? AND (created_at,id)<(?,?))"],
     "executions_by_tag": ["first USING PRIMARY KEY (tag=? AND created_at>? AND (created_at,execution_id)<(?,?))"],
@@ -39,8 +42,11 @@ EXPECTED = {
     ],
     "executions_give_back": ["executions_owner (owner=?)"],
     "executions_with_prefix": ["executions USING PRIMARY KEY (id>? AND id<?)"],
+    "expired": ["executions_expiry (<expr>>? AND <expr><?)"],
+    "expiry_next": ["executions_expiry (<expr>>?)"],
     "finished": ["executions USING PRIMARY KEY (id=?)"],
     "history": ["e USING PRIMARY KEY (id=?)", "s USING INDEX sqlite_autoindex_steps_1 (execution_id=? AND run=?)"],
+    "needed_by": ["steps_awaits (awaits=?)", "w USING PRIMARY KEY", "p USING PRIMARY KEY"],
     "owned": ["COVERING INDEX executions_owner (owner=?)"],
     "ownership": ["e USING PRIMARY KEY (id=?)"],
     "parked": ["executions USING PRIMARY KEY (id=?)"],
@@ -58,7 +64,7 @@ EXPECTED = {
 }
 # Small tables, or the whole of one on purpose.
 MAY_SCAN = {"counts", "worker_neighbours", "workers", "schema_version", "schema_version_exists"}
-SORTED_BY_INDEX = {"claim_due", "claim_queue", "claim_suspects", "stream_page", "stream_take"} | {
+SORTED_BY_INDEX = {"claim_due", "claim_queue", "claim_suspects", "expired", "expiry_next", "stream_page", "stream_take"} | {
     f"executions_by_{name}" for name in ("status", "tag", "time", "workflow")
 }
 

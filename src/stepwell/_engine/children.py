@@ -53,7 +53,11 @@ class Child:
 
     def id(self, call: Call) -> str:
         """Its id."""
-        return self._given_id or f"c-{digest(call.runner.id, call.runner.run, call.path)}"
+        if self._given_id is not None:
+            return self._given_id
+        runner = call.runner
+        # The id of a parent may have belonged to another one, deleted since, whose children are still there.
+        return f"c-{digest(runner.id, runner.claimed.created_at, runner.run, call.path)}"
 
     def new(self, call: Call) -> NewExecution:
         """Its record; raises InvalidInputError if the workflow cannot take the input."""

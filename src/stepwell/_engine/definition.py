@@ -30,6 +30,7 @@ class Options(NamedTuple):
     timeout: int | None = None
     version: str | None = None
     tags: tuple[str, ...] = ()
+    retention: int | None = None
 
 
 class Definition:

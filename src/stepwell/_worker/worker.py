@@ -33,6 +33,7 @@ from stepwell._worker.culprit import owner_of
 from stepwell._worker.loop import Loop
 from stepwell._worker.pulse import LoopPulse
 from stepwell._worker.reaper import LOOK_SECONDS, Reaper
+from stepwell._worker.retention import Retention
 from stepwell.clock import Clock
 from stepwell.errors import StoreUnavailableError
 from stepwell.ids import Ids, Rng
@@ -134,6 +135,9 @@ class Worker:
             self._hearing,
             self._orphans,
         )
+        self._retention = Retention(
+            store, clock, rng, self.deadlines, (definition.options.retention for definition in definitions.values())
+        )
         self._pulse: LoopPulse | None = None
         self._unsubscribe: Callable[[], None] | None = None
         self._rebirth: asyncio.Task[None] | None = None
@@ -145,6 +149,7 @@ class Worker:
         self._unsubscribe = self._store.subscribe(self._heard)
         for loop in self._loops:
             loop.start()
+        self._retention.start()
 
     async def stop(self, grace: float) -> None:
         """Claim nothing more, let bodies end for `grace` seconds, and give the rest back."""
@@ -154,6 +159,7 @@ class Worker:
         await self.drain(grace)
         for loop in self._loops:
             await loop.stop()
+        await self._retention.stop()
         if self._unsubscribe is not None:
             self._unsubscribe()
         if self._next_look is not None:
@@ -214,6 +220,7 @@ class Worker:
             not self._backlog
             and self._reserved == 0
             and not self.journal.is_busy()
+            and not self._retention.is_busy
             and all(runner.is_waiting() for runner in self.residents.values())
         )
 
@@ -336,6 +343,7 @@ class Worker:
     def ended(self, execution_id: str, *, bad: bool) -> None:
         """An execution has ended, or may have."""
         self.arrivals.end(execution_id)
+        self._retention.ended()
         if bad:
             self._orphans.wake()
 

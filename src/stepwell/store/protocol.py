@@ -14,10 +14,13 @@ from stepwell.store.records import (
     Applied,
     Claimed,
     ClaimResult,
+    Deletion,
     EmittedTake,
+    Everything,
     ExecutionFilter,
     ExecutionPage,
     ExecutionRow,
+    Expired,
     Owned,
     Recorded,
     RolledBack,
@@ -170,6 +173,22 @@ class Store(Protocol):
         """
         ...
 
+    async def delete(self, execution_id: str) -> Deletion | None:
+        """Delete a terminal execution with all its rows; None when it does not exist.
+
+        Refused while a living execution refers to it: one whose open step awaits its end, or the parent to which it is
+        attached. Refused too while its own children are still to be cancelled: `cancel_orphans` first.
+        """
+        ...
+
+    async def expire(self, *, now: int, limit: int, after: tuple[int, str] | None = None) -> Expired:
+        """Delete terminal executions with `finished_at` + `retention` <= `now` that no living execution refers to.
+
+        At most `limit` are looked at in one short transaction, from `after` on (None: from the beginning); fewer when they
+        have many rows. Nothing is locked when none is due.
+        """
+        ...
+
     async def register(self, worker: WorkerRow, pulse: Pulse) -> None:
         """Insert the worker's row and keep its lease renewed (15 s, every 5 s), independently of the event loop."""
         ...
@@ -243,6 +262,10 @@ class StoreReader(Protocol):
 
     async def children(self, execution_id: str) -> list[ExecutionRow]:
         """The executions that it has started, oldest first, without payloads; 1,000 at most."""
+        ...
+
+    async def everything(self, execution_id: str) -> Everything | None:
+        """All rows of one execution as they are stored, as of one moment; None when it does not exist."""
         ...
 
     async def revision(self, execution_id: str) -> tuple[object, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
@@ -102,6 +102,31 @@ class Taken(Struct, frozen=True):
     done: bool
     status: str
     owner: str | None
+
+
+class Deletion(Struct, frozen=True):
+    """What became of the wish to delete an execution; its status before.
+
+    If it is not `done`, it has not ended, or is `orphaning` (its children are still to be cancelled), or `needed_by` is a
+    living execution that refers to it.
+    """
+
+    execution_id: str
+    done: bool
+    status: str
+    orphaning: bool
+    needed_by: str | None
+
+
+class Expired(Struct, frozen=True):
+    """How many executions were deleted because they were kept for long enough.
+
+    `after` is where to go on at once, None when all have been looked at; then `next_at` is when the next one is due.
+    """
+
+    deleted: int
+    after: tuple[int, str] | None
+    next_at: int | None
 
 
 class WorkerRow(Struct, frozen=True):
@@ -210,6 +235,17 @@ class StreamWait(NamedTuple):
     execution_id: str
     stream: str
     after: int
+
+
+class Everything(Struct, frozen=True):
+    """All that is kept of one execution, as it is stored: each row as its columns by name.
+
+    `tables` are the rows of the other tables by the name of the table, `children` the ids of its children, oldest first.
+    """
+
+    execution: dict[str, Any]
+    tables: dict[str, list[dict[str, Any]]]
+    children: list[str]
 
 
 class ExecutionFilter(Struct, frozen=True):

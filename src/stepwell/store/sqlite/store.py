@@ -20,10 +20,13 @@ from stepwell.store.records import (
     Applied,
     Claimed,
     ClaimResult,
+    Deletion,
     EmittedTake,
+    Everything,
     ExecutionFilter,
     ExecutionPage,
     ExecutionRow,
+    Expired,
     Owned,
     Recorded,
     RolledBack,
@@ -33,7 +36,7 @@ from stepwell.store.records import (
     Taken,
     WorkerRow,
 )
-from stepwell.store.sqlite import read, streams, taking
+from stepwell.store.sqlite import deleting, read, rows, streams, taking
 from stepwell.store.sqlite.apply import apply
 from stepwell.store.sqlite.claim import claim, load
 from stepwell.store.sqlite.connection import DATA_ERRORS, url_of
@@ -119,6 +122,16 @@ class SqliteStore:
             return []
         return await self._transact(taking.cancel_orphans, now, limit)
 
+    async def delete(self, execution_id: str) -> Deletion | None:
+        return await self._transact(deleting.delete, execution_id)
+
+    async def expire(self, *, now: int, limit: int, after: tuple[int, str] | None = None) -> Expired:
+        if after is None:
+            first = await self._read(deleting.first_expiry)
+            if first is None or first > now:
+                return Expired(0, None, first)
+        return await self._transact(deleting.expire, now, limit, after)
+
     async def register(self, worker: WorkerRow, pulse: Pulse) -> None:
         def insert(writer: Writer) -> None:
             writer.transact(lambda connection: taking.register(connection, worker, writer.leases.until()))
@@ -196,6 +209,9 @@ class SqliteStore:
 
     async def children(self, execution_id: str) -> list[ExecutionRow]:
         return await self._read(read.children, execution_id)
+
+    async def everything(self, execution_id: str) -> Everything | None:
+        return await self._read(rows.everything, execution_id)
 
     async def revision(self, execution_id: str) -> tuple[object, ...]:
         return await self._read(read.revision, execution_id)

@@ -23,6 +23,7 @@
 --   finish      running -> a terminal status: owner NULL, wake_at NULL; nothing changes it any more in this run; orphaning 1
 --               if it ended badly and has attached children that live
 --   cancel      any but terminal -> cancelled: epoch + 1, owner NULL, the fence of the owner's row + 1
+--   delete      a terminal one that no living one refers to, with orphaning 0: its rows leave all tables, in one transaction
 --   reap        whatever a dead worker owned -> queued: owner NULL, crashed 1; the worker's row is deleted
 -- A status other than queued, sleeping and listening with owner NULL is terminal or paused. sleeping and listening with an
 -- owner wait in that worker's memory.
@@ -79,6 +80,10 @@ CREATE INDEX executions_owner ON executions (owner, id, epoch, signal) WHERE own
 -- Children of a parent, and parents that still have to see to theirs.
 CREATE INDEX executions_parent ON executions (parent_id, created_at, id) WHERE parent_id IS NOT NULL;
 CREATE INDEX executions_orphaning ON executions (orphaning, id) WHERE orphaning = 1;
+
+-- What is to be deleted, by the time at which its retention ends.
+CREATE INDEX executions_expiry ON executions (finished_at + retention, id)
+    WHERE finished_at IS NOT NULL AND retention IS NOT NULL;
 
 -- Lists for people. A list of a workflow merges its nine statuses.
 CREATE INDEX executions_created ON executions (created_at, id);

@@ -1,0 +1,1 @@
+SELECT status, orphaning FROM executions WHERE id = :id

@@ -1,0 +1,1 @@
+SELECT * FROM attempts WHERE execution_id = :id ORDER BY run, path, attempt

@@ -1,0 +1,4 @@
+SELECT id
+FROM executions INDEXED BY executions_parent
+WHERE parent_id = :id
+ORDER BY created_at, id

@@ -1,0 +1,1 @@
+SELECT * FROM events WHERE execution_id = :id ORDER BY number

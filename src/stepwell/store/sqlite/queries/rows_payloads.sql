@@ -1,0 +1,1 @@
+SELECT * FROM payloads WHERE execution_id = :id ORDER BY run

@@ -1,0 +1,1 @@
+SELECT * FROM steps WHERE execution_id = :id ORDER BY run, started_at, seq, path

@@ -1,0 +1,1 @@
+SELECT * FROM tags WHERE execution_id = :id ORDER BY tag
