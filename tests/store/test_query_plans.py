@@ -30,7 +30,7 @@ EXPECTED = {
     "claim_suspects": ["executions_suspect (workflow=? AND wake_at<?)"],
     "claim_take": ["executions USING PRIMARY KEY (id=?)"],
     "claimed": ["e USING PRIMARY KEY (id=?)", "sqlite_autoindex_payloads_1 (execution_id=? AND run=?)"],
-    "children_release": ["executions USING INDEX executions_parent (parent_id=?)"],
+    "children_release": ["executions_parent (parent_id=?)"],
     "delete_events": ["events USING INDEX events_"],
     "delete_tags": ["tags_execution (execution_id=?)"],
     "executions_by_id": ["e USING PRIMARY KEY (id>? AND id<?)"],

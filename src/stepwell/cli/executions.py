@@ -18,6 +18,8 @@ COMMANDS: Final = {
     "send-event": Lazy("stepwell.cli.sending:send_event", "Send an event to one."),
     "stream": Lazy("stepwell.cli.streaming:stream", "Print what one emits to a stream, while it happens."),
     "cancel": Lazy("stepwell.cli.looking:cancel", "End one now."),
+    "delete": Lazy("stepwell.cli.keeping:delete", "Delete some that have ended, with all that is kept of them."),
+    "export": Lazy("stepwell.cli.keeping:export", "Write everything about one as one JSON document."),
 }
 
 
