@@ -257,7 +257,6 @@ async def test_what_was_cancelled_outside_of_memory_is_deleted_too() -> None:
         assert await ids(app) == set()
 
 
-@pytest.mark.guarantee("I20")
 async def test_retention_never_breaks_a_living_execution() -> None:
     """A child ends long before its parent asks for its output."""
     app, child = shop(retention="1 minute")

@@ -676,7 +676,7 @@ async def test_what_a_lost_worker_still_does_is_thrown_away() -> None:
 async def test_a_workflow_may_have_a_timeout_and_has_none_by_default() -> None:
     app = App()
 
-    @app.workflow(timeout="5 minutes")
+    @app.workflow(timeout="5 minutes", retention=None)
     async def limited(step: Step) -> None:
         await step.sleep("nap", "1 hour")
 

@@ -88,7 +88,7 @@ def untyped(value):  # pyright: ignore[reportMissingParameterType, reportUnknown
     return value  # pyright: ignore[reportUnknownVariableType]
 
 
-@app.workflow(retries=3, timeout="1 hour", tags=["orders"])
+@app.workflow(retries=3, timeout="1 hour", tags=["orders"], retention=None)
 async def order_processing(step: Step, order: Order) -> Receipt:
     payment = await step.run("charge", charge, order, retries=10, timeout="30 seconds")
     assert_type(payment, Payment)
@@ -238,6 +238,8 @@ async def use() -> None:
         assert_type(await execution.status(), Status)
         assert_type(await execution.info(), ExecutionInfo)
         assert_type(await execution.steps(), list[StepInfo])
+        assert_type(await execution.export(), dict[str, Any])
+        await execution.delete()
         assert_type(await (await nightly.trigger()).result(), int)
         assert_type(await order_processing.trigger_many([Order("a", 1)]), list[Execution[Receipt]])
         assert_type(await order_processing.list_executions(status="failed"), ExecutionList)
