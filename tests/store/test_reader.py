@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 from stepwell.errors import InvalidInputError
 from stepwell.store.open import OpenStore
 from stepwell.store.records import ExecutionFilter, ExecutionRow
+from stepwell.store.sqlite import search
 from stepwell.store.transitions import Failing, Progressed, StepFlagged, Transition, Triggered
 from tests.store.builders import (
     NOW,
@@ -201,3 +203,47 @@ async def test_revision_differs_after_each_change(store: OpenStore) -> None:
     assert len(set(revisions)) == len(changes) + 2
     await apply(store, Progressed("e", 1))
     assert await store.revision("e") == revisions[-1]
+
+
+@pytest.mark.parametrize("limits", [(1_000, (10_000, 100_000)), (2, (1, 4)), (1, (3, 8)), (1, (20, 40)), (1, ())])
+async def test_lists_by_tags_are_the_same_whatever_is_rarest(
+    store: OpenStore, monkeypatch: pytest.MonkeyPatch, limits: tuple[int, tuple[int, ...]]
+) -> None:
+    monkeypatch.setattr(search, "WINDOW", limits[0])
+    monkeypatch.setattr(search, "MANY", limits[1])
+    monkeypatch.setattr(search, "FEW", limits[0])
+    await register(store)
+    for index in range(40):
+        tags = tuple(f"by-{every}" for every in (1, 2, 3, 5, 13) if index % every == 0)
+        fields: dict[str, Any] = {"created_at": NOW + index // 2, "tags": tags, "owner": "w"}
+        await apply(store, Triggered(new(f"a{index:02}", "wf" if index % 4 else "other", **fields)))
+        if index % 3:
+            await apply(store, finished(f"a{index:02}", status="failed" if index % 7 == 0 else "completed"))
+    rows = (await store.executions(ExecutionFilter(limit=100))).rows
+    choices: dict[str, list[Any]] = {
+        "tags": [
+            ("by-1",),
+            ("by-2", "by-3"),
+            ("by-1", "by-13"),
+            ("by-5", "by-5"),
+            ("by-2", "none"),
+            ("by-1", "by-2", "by-3"),
+        ],
+        "statuses": [(), ("running",), ("failed", "completed"), ("queued",)],
+        "workflow": [None, "wf", "other", "none"],
+        "since": [None, NOW + 9],
+        "id_prefix": [None, "a1"],
+    }
+
+    for values in product(*choices.values()):
+        filters = dict(zip(choices, values, strict=True))
+        expected = [
+            row.id
+            for row in rows
+            if set(filters["tags"]) <= set(row.tags)
+            and (not filters["statuses"] or row.status in filters["statuses"])
+            and filters["workflow"] in (None, row.workflow)
+            and row.created_at >= (filters["since"] or 0)
+            and row.id.startswith(filters["id_prefix"] or "")
+        ]
+        assert await page_ids(store, **filters) == expected, filters

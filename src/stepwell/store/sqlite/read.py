@@ -6,36 +6,22 @@ import base64
 import binascii
 import sqlite3
 from collections import defaultdict
-from collections.abc import Collection, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
-
-import msgspec
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
 
 from stepwell.errors import InvalidInputError
 from stepwell.ids import check_id
 from stepwell.store.records import AttemptRow, ExecutionFilter, ExecutionPage, ExecutionRow, StepRow
+from stepwell.store.sqlite.search import EARLIEST, LATEST, Key, Search, json_of
 from stepwell.store.sqlite.writer import run_query
 from stepwell.types import STATUSES
 
 LARGEST_PAGE: Final = 1_000
-_FEW: Final = 1_000
-"""So many rows are sorted faster than they are looked for in the order of time."""
-
 _TAGS_FIELD: Final = ExecutionRow.__struct_fields__.index("tags")
-_CREATED_AT_COLUMN: Final = ExecutionRow.__struct_fields__.index("created_at") - 1
 
 _Row: TypeAlias = "tuple[Any, ...]"
 
-_EARLIEST: Final = -(1 << 63)
-_LATEST: Final = (1 << 63) - 1
-
-
-class _Key(NamedTuple):
-    created_at: int
-    id: str
-
-
-_START: Final = _Key(_LATEST, "")
+_START: Final = Key(LATEST, "")
 
 
 def execution(connection: sqlite3.Connection, execution_id: str) -> ExecutionRow | None:
@@ -80,7 +66,7 @@ def executions(connection: sqlite3.Connection, query: ExecutionFilter) -> Execut
         InvalidInputError: The limit, the cursor, a status or the prefix of the id is none.
     """
     key = _check(query)
-    rows = _Search(connection, query, key).rows()
+    rows = Search(connection, query, key).rows()
     page = rows[: query.limit]
     tags = _tags(connection, [row[0] for row in page])
     found = [_execution_row(row, tags) for row in page]
@@ -88,50 +74,7 @@ def executions(connection: sqlite3.Connection, query: ExecutionFilter) -> Execut
     return ExecutionPage(found, _cursor(found[-1]) if more else None)
 
 
-class _Search:
-    """Picks the index by what is filtered; whatever else is asked for is checked row by row."""
-
-    def __init__(self, connection: sqlite3.Connection, query: ExecutionFilter, key: _Key) -> None:
-        self._connection = connection
-        self._query = query
-        self._parameters: dict[str, object] = {
-            "created_at": key.created_at,
-            "id": key.id,
-            "since": _EARLIEST if query.since is None else query.since,
-            "limit": query.limit + 1,
-            "statuses": _json(query.statuses) if query.statuses else None,
-            "workflow": query.workflow,
-            "tags": _json(query.tags),
-            "first_id": query.id_prefix or "",
-            "last_id": _end_of_prefix(query.id_prefix),
-        }
-
-    def rows(self) -> list[_Row]:
-        query = self._query
-        if query.id_prefix is not None and self._is_rare_prefix():
-            return self._run("executions_by_id")
-        if query.tags:
-            return self._run("executions_by_tag", tag=query.tags[0])
-        if query.workflow is not None:
-            return self._merge("executions_by_workflow", query.statuses or STATUSES)
-        if query.statuses:
-            return self._merge("executions_by_status", query.statuses)
-        return self._run("executions_by_time")
-
-    def _is_rare_prefix(self) -> bool:
-        parameters = {name: self._parameters[name] for name in ("first_id", "last_id")}
-        return run_query(self._connection, "executions_with_prefix", limit=_FEW + 1, **parameters).fetchone()[0] <= _FEW
-
-    def _merge(self, name: str, statuses: Collection[str]) -> list[_Row]:
-        rows = [row for status in set(statuses) for row in self._run(name, status=status)]
-        rows.sort(key=_key_of, reverse=True)
-        return rows[: self._query.limit + 1]
-
-    def _run(self, name: str, **parameters: object) -> list[_Row]:
-        return run_query(self._connection, name, **self._parameters, **parameters).fetchall()
-
-
-def _check(query: ExecutionFilter) -> _Key:
+def _check(query: ExecutionFilter) -> Key:
     if not 1 <= query.limit <= LARGEST_PAGE:
         raise InvalidInputError(f"limit must be 1 to {LARGEST_PAGE}, got {query.limit}.")
     for status in query.statuses:
@@ -146,26 +89,21 @@ def _cursor(row: ExecutionRow) -> str:
     return base64.urlsafe_b64encode(f"{row.created_at},{row.id}".encode()).decode().rstrip("=")
 
 
-def _read_cursor(cursor: str) -> _Key:
+def _read_cursor(cursor: str) -> Key:
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
         created_at, _, id = text.partition(",")
-        key = _Key(int(created_at), check_id(id))
+        key = Key(int(created_at), check_id(id))
     except (binascii.Error, ValueError):
         raise InvalidInputError(f"cursor must be the next_cursor of the page before, got {cursor[:100]!r}.") from None
-    if not _EARLIEST <= key.created_at <= _LATEST:
+    if not EARLIEST <= key.created_at <= LATEST:
         raise InvalidInputError(f"cursor must be the next_cursor of the page before, got {cursor[:100]!r}.")
     return key
 
 
-def _end_of_prefix(prefix: str | None) -> str:
-    # All ids are ASCII, so DEL is above every one of them.
-    return "\x7f" if prefix is None else f"{prefix}\x7f"
-
-
 def _tags(connection: sqlite3.Connection, ids: Sequence[object]) -> dict[str, list[str]]:
     tags: defaultdict[str, list[str]] = defaultdict(list)
-    for id, tag in run_query(connection, "tags", ids=_json(ids)):
+    for id, tag in run_query(connection, "tags", ids=json_of(ids)):
         tags[id].append(tag)
     return tags
 
@@ -174,11 +112,3 @@ def _execution_row(row: _Row, tags: dict[str, list[str]]) -> ExecutionRow:
     # The columns are the fields in their order, but for the tags; a list has no payloads at the end.
     values: list[Any] = [*row[:_TAGS_FIELD], tuple(tags.get(row[0], ())), *row[_TAGS_FIELD:]]
     return ExecutionRow(*values)
-
-
-def _key_of(row: _Row) -> tuple[int, str]:
-    return row[_CREATED_AT_COLUMN], row[0]
-
-
-def _json(values: Collection[object]) -> str:
-    return msgspec.json.encode(list(values)).decode()

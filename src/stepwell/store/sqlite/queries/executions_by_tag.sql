@@ -1,3 +1,4 @@
+-- The other tags are looked for in the index, before the row of an execution is touched.
 SELECT
     e.id,
     e.workflow,
@@ -22,17 +23,20 @@ CROSS JOIN executions AS e ON e.id = first.execution_id
 WHERE
     first.tag = :tag
     AND (first.created_at, first.execution_id) < (:created_at, :id) AND first.created_at >= :since
-    AND e.id >= :first_id AND e.id < :last_id
-    AND (:statuses IS NULL OR e.status IN (SELECT value FROM json_each(:statuses)))
-    AND (:workflow IS NULL OR e.workflow = :workflow)
-    AND NOT EXISTS (
-        SELECT 1
-        FROM json_each(:tags) AS wanted
-        WHERE NOT EXISTS (
+    AND first.execution_id >= :first_id AND first.execution_id < :last_id
+    AND (
+        :tags IS NULL
+        OR NOT EXISTS (
             SELECT 1
-            FROM tags AS t
-            WHERE t.tag = wanted.value AND t.created_at = e.created_at AND t.execution_id = e.id
+            FROM json_each(:tags) AS wanted
+            WHERE NOT EXISTS (
+                SELECT 1
+                FROM tags AS t
+                WHERE t.tag = wanted.value AND t.created_at = first.created_at AND t.execution_id = first.execution_id
+            )
         )
     )
+    AND (:statuses IS NULL OR e.status IN (SELECT value FROM json_each(:statuses)))
+    AND (:workflow IS NULL OR e.workflow = :workflow)
 ORDER BY first.created_at DESC, first.execution_id DESC
 LIMIT :limit
