@@ -353,14 +353,6 @@ async def test_an_export_tells_the_whole_story(exported: tuple[dict[str, Any], P
     assert (event["name"], event["payload"], event["received_by"]) == ("paid", {"by": "card"}, "paid")
 
 
-def leaves(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return [leaf for item in value.values() for leaf in leaves(item)]
-    if isinstance(value, list):
-        return [leaf for item in value for leaf in leaves(item)]
-    return [value]
-
-
 FLAGS = {"attached", "orphaning", "crashed", "undo"}
 KEYS = {"executions": {"id", "run"}}  # the run is moved on: how an earlier one ended stands with its payloads
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -22,9 +22,10 @@ def anyio_backend() -> str:
 def fields(value: Any) -> set[str]:
     """All names of fields, but for what is inside of payloads."""
     if isinstance(value, list):
-        return {name for item in value for name in fields(item)}
+        return {name for item in cast("list[Any]", value) for name in fields(item)}
     if isinstance(value, dict):
-        return set(value) | {name for item in value.values() for name in fields(item)}
+        document = cast("dict[str, Any]", value)
+        return {*document, *(name for item in document.values() for name in fields(item))}
     return set()
 
 

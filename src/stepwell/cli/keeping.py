@@ -73,13 +73,17 @@ async def _delete(
             if as_json:
                 put_json({"deleted": [execution.id], "errors": []})
             return 0
-        done = await apply_to_all(app, names, Execution.delete, "deleted", exact=not ids)
+        done = await apply_to_all(app, names, _erase, "deleted", exact=not ids)
     if as_json:
         errors = [{"id": id, "code": error.code, "message": str(error)} for id, error in done.problems]
         put_json({"deleted": done.ids, "errors": errors})
     elif not ids:
         say(f"deleted {len(done.ids)} of {len(names)} executions")
     return done.code
+
+
+async def _erase(execution: Execution[Any]) -> None:
+    await execution.delete()
 
 
 @click.command()
