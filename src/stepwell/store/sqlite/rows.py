@@ -8,7 +8,7 @@ from typing import Any, Final
 from stepwell.store.records import Everything
 from stepwell.store.sqlite.writer import run_query
 
-TABLES: Final = ("attempts", "events", "payloads", "steps", "tags")
+TABLES: Final = ("attempts", "events", "payloads", "steps", "streams", "tags")
 """Every table, besides executions, that keeps rows of an execution (column execution_id).
 
 Each has a `rows_<table>.sql` and a `delete_<table>.sql`.

@@ -1,0 +1,1 @@
+SELECT * FROM streams WHERE execution_id = :id ORDER BY stream, "offset"
