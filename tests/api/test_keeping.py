@@ -320,9 +320,9 @@ async def exported(tmp_path: Path, anyio_backend: str) -> AsyncGenerator[tuple[d
     @app.workflow(name="story", tags=["eu"], version="7", timeout="1 hour")
     async def story(step: Step, order: Order) -> Order:
         await step.run("flaky", flaky, retry_delay=1)
-        await step.emit("news", "it waits")
         await step.listen("paid")
         await step.execute_workflow("child", child, "o", id="c")
+        await step.emit("news", {"order": order.id})
         return order
 
     async with sandbox(app, database=f"sqlite:///{tmp_path}/test.db") as tester:
@@ -350,8 +350,8 @@ async def test_an_export_tells_the_whole_story(exported: tuple[dict[str, Any], P
     assert [step["path"] for step in run["steps"]] == ["flaky", "paid", "child"]
     [failed] = run["steps"][0]["attempts"]
     assert (failed["attempt"], failed["error"]["message"]) == (1, "not yet")
-    [value] = document["streams"]
-    assert (value["stream"], value["offset"], value["value"]) == ("news", 1, "it waits")
+    [item] = document["streams"]
+    assert (item["stream"], item["offset"], item["value"]) == ("news", 1, {"order": "A-1"})
     [event] = document["events"]
     assert (event["name"], event["payload"], event["received_by"]) == ("paid", {"by": "card"}, "paid")
 

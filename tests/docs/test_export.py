@@ -39,6 +39,7 @@ async def test_every_field_is_described() -> None:
     @app.workflow(tags=["eu"])
     async def flow(step: Step) -> None:
         await step.listen("paid")
+        await step.emit("news", 1)
         await step.run("fail", fail, retries=0)
 
     async with sandbox(app) as tester:
@@ -48,5 +49,6 @@ async def test_every_field_is_described() -> None:
         document = await execution.export()
 
     assert document["events"]
+    assert document["streams"]
     assert document["runs"][0]["steps"][1]["attempts"]
     assert fields(document) - set(re.findall(r"`([a-z_]+)`", DOCS)) == set()

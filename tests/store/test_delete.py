@@ -16,6 +16,7 @@ from stepwell.store.sqlite.rows import TABLES
 from stepwell.store.transitions import (
     ChildAwaited,
     ChildStarted,
+    Emitted,
     EventSent,
     Exists,
     Listened,
@@ -29,7 +30,6 @@ from tests.store.builders import (
     SteppingClock,
     apply,
     claim,
-    emitted,
     finished,
     get,
     new,
@@ -90,7 +90,8 @@ async def test_nothing_is_left_of_a_deleted_execution(file_url: str, tmp_path: P
             await start(store, id, tags=("x", "y"))
             await apply(store, EventSent(id, "paid", "1", f"{id}-1", NOW), EventSent(id, "paid", "2", f"{id}-2", NOW))
             await apply(store, Listened(id, 1, 1, "l", 1, None, "paid", NOW, NOW, None, True, None, False))
-            await apply(store, retrying(id), emitted("1", id=id), step(id, attempt=2), step(id, path="s"))
+            await apply(store, Emitted(id, 1, 1, "", "news", 1, 0, ("1", "2"), NOW))
+            await apply(store, retrying(id), step(id, attempt=2), step(id, path="s"))
             await end(store, id)
 
         assert await store.delete("e") == Deletion("e", True, "completed", False, None)

@@ -17,9 +17,9 @@ LATEST: Final = (1 << 63) - 1
 
 FEW: Final = 1_000
 """So many rows are sorted faster than they are looked for in the order of time."""
-WINDOW: Final = 1_000
+WINDOW: Final = 200
 """So many of a tag are looked at before anything is counted."""
-MANY: Final = (10_000, 100_000)
+MANY: Final = (1_000, 10_000, 100_000)
 """How far is counted, to find out what is rarer."""
 _CREATED_AT_COLUMN: Final = ExecutionRow.__struct_fields__.index("created_at") - 1
 
