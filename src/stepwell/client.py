@@ -69,7 +69,7 @@ class LocalWorker(Protocol):
         """This process has paused an execution, ended its waits, or let it go on."""
         ...
 
-    def begun_anew(self, execution_id: str) -> None:
+    def begun_anew(self, execution_id: str, run: int) -> None:
         """This process has begun a new run of an execution, or a new execution."""
         ...
 

@@ -126,7 +126,7 @@ async def _begun(
         problem = f"in run {begun.run} by now, which began at the same time" if moved else begun.status
         raise InvalidTransitionError(execution_id, action, problem)
     if client.worker is not None:
-        client.worker.begun_anew(begun.execution_id)
+        client.worker.begun_anew(begun.execution_id, begun.run)
     client.ended(execution_id, None)
     client.changed()
     return begun

@@ -330,6 +330,9 @@ class Worker:
             case Completed() | Failed() | Lost():
                 self._on_ended(runner.id, stop)
                 self.ended(runner.id, bad=not isinstance(stop, Completed))
+        if isinstance(stop, Lost):
+            # While it was on its way out it may have become ours again, unseen.
+            self._reconciling.wake()
         if not self._draining and (self._backlog or runner.claimed.crashes):
             # One that was a suspect made others wait, who stand in the queue unseen.
             self._claiming.wake()
@@ -370,9 +373,13 @@ class Worker:
             self._reconciling.wake()
         self.look()
 
-    def begun_anew(self, execution_id: str) -> None:
+    def begun_anew(self, execution_id: str, run: int) -> None:
         """This process has begun a new run of an execution; children of the old one may be left."""
-        self.taken(execution_id)
+        runner = self.residents.get(execution_id)
+        if runner is not None and runner.run < run:
+            # The new run may have come here already.
+            runner.request_stop(Lost())
+        self._reconciling.wake()
         self._orphans.wake()
         self.look()
 
@@ -466,6 +473,7 @@ class Worker:
             # Only who was here before the list was read: what came since may be ours without standing in it.
             if epochs.get(runner.id) != runner.epoch:
                 runner.request_stop(Lost())
+                self.journal.lose(runner.id, runner.epoch)
         self.journal.fence = owned.fence
         strangers = [execution_id for execution_id in epochs if execution_id not in self.residents]
         if strangers and self._reserved:

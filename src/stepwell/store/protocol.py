@@ -102,7 +102,7 @@ class Store(Protocol):
                 epoch. A worker that is gone has all its owner transitions refused.
 
         A data error refuses only the transition that causes it (its verdict is the exception). Refusing one owner
-        transition refuses all later ones of that execution in the batch.
+        transition refuses all later ones of that execution and epoch in the batch.
         """
         ...
 

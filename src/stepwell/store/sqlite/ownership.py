@@ -48,7 +48,7 @@ class Ownership:
     answered as it was then.
     """
 
-    def __init__(self, worker_id: str | None, rows: dict[str, _Row], refused: Iterable[str]) -> None:
+    def __init__(self, worker_id: str | None, rows: dict[str, _Row], refused: Iterable[tuple[str, int]]) -> None:
         self.refused = set(refused)
         self._owned = {(id, row.epoch) for id, row in rows.items() if worker_id is not None and row.owner == worker_id}
         self._rows = rows if worker_id is not None else {}
@@ -61,7 +61,7 @@ class Ownership:
         connection: sqlite3.Connection,
         worker_id: str | None,
         batch: Sequence[Transition],
-        refused: Iterable[str],
+        refused: Iterable[tuple[str, int]],
     ) -> Ownership:
         """Read the executions of the batch. `worker_id` is None when the worker is gone."""
         touched = {
@@ -79,14 +79,14 @@ class Ownership:
 
     def judge(self, transition: OwnerTransition) -> Judgement:
         """Decide one transition; the order of calls is the order of the batch."""
-        id = transition.execution_id
-        claim = (id, transition.epoch)
-        if id in self.refused:
+        claim = (transition.execution_id, transition.epoch)
+        if claim in self.refused:
             return _REFUSE
         if claim in self._done:
             return _DONE_BEFORE
         if claim not in self._owned:
-            self.refused.add(id)
+            # Of this claim only: the same worker may have claimed it again, and both stand in one batch.
+            self.refused.add(claim)
             return _REFUSE
         if isinstance(transition, Finished | Parked | Released):
             self._owned.discard(claim)

@@ -8,5 +8,5 @@ WHERE execution_id = :id
     AND EXISTS (
         SELECT 1
         FROM json_each(:waits) AS wanted
-        WHERE json_extract(wanted.value, '$[0]') = path AND json_extract(wanted.value, '$[1]') = attempt
+        WHERE json_extract(wanted.value, '$[0]') = steps.path AND json_extract(wanted.value, '$[1]') = steps.attempt
     )
