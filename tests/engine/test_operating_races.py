@@ -17,7 +17,7 @@ from stepwell import App, Execution, Step, Workflow, current_step
 from stepwell.errors import InvalidTransitionError
 from stepwell.testing import Tester, sandbox
 from stepwell.types import TERMINAL
-from tests.engine.conftest import in_memory
+from tests.engine.conftest import in_memory, until
 
 pytestmark = pytest.mark.anyio
 
@@ -25,11 +25,16 @@ TIMES = 1_000
 
 
 class Race:
-    """A thousand executions; `run` does something to each at a moment of its own and returns the answers."""
+    """A thousand executions, to each of which something is done at a moment of its own.
+
+    The moment is counted in bodies that have run, not in time, so that on any machine some come early and some late.
+    """
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
+        self._gate = asyncio.Semaphore(10)
         self.bodies: Counter[tuple[str, int, str]] = Counter()
+        self.begun = 0
 
     async def body(self) -> str:
         step = current_step()
@@ -51,14 +56,23 @@ class Race:
 
     async def later(self, do: Callable[[], Awaitable[object]]) -> bool:
         """Whether it was done; else it came too late, or too early."""
+        moment, patience = self._random.randrange(2 * TIMES), 100
+        while (ran := len(self.bodies)) < moment and patience:
+            await asyncio.sleep(0.002)
+            patience = patience - 1 if len(self.bodies) == ran else 100
+        await self._some_turns()
+        return await _is_done(do)
+
+    async def ten_at_a_time(self, do: Callable[[], Awaitable[object]]) -> bool:
+        """The same, now."""
+        async with self._gate:
+            self.begun += 1
+            await self._some_turns()
+            return await _is_done(do)
+
+    async def _some_turns(self) -> None:
         for _ in range(self._random.randrange(8)):
             await asyncio.sleep(0)
-        await asyncio.sleep(self._random.choice((0.0, 0.1, 0.5)) * self._random.random())
-        try:
-            await do()
-        except InvalidTransitionError:
-            return False
-        return True
 
     async def check(self, tester: Tester, executions: list[Execution[Any]], *, bodies_at_most: int = 1) -> None:
         """The invariants that hold after every race."""
@@ -81,6 +95,14 @@ def two_steps(app: App, race: Race) -> Workflow[None, str]:
         return await step.run("a", race.body) + await step.run("b", race.body)
 
     return workflow
+
+
+async def _is_done(do: Callable[[], Awaitable[object]]) -> bool:
+    try:
+        await do()
+    except InvalidTransitionError:
+        return False
+    return True
 
 
 async def at_once(*doing: Awaitable[bool]) -> list[bool]:
@@ -202,13 +224,13 @@ async def test_wake_against_natural_wake_up(seconds: int) -> None:
         await t.settle(30)
 
         async def time_passes() -> None:
-            await asyncio.sleep(0.1)
+            await until(lambda: race.begun > TIMES / 2)
             due = t.clock.next_at()
             assert due is not None
             t.clock.move_to(max(due, t.clock.now() + seconds * 1_000_000))
 
         passing = asyncio.create_task(time_passes())
-        woken = await at_once(*(race.later(execution.wake) for execution in executions))
+        woken = await at_once(*(race.ten_at_a_time(execution.wake) for execution in executions))
         await passing
         await race.check(t, executions)
         flags = [next(step.flag for step in await execution.steps() if step.path == "nap") for execution in executions]
