@@ -466,3 +466,118 @@ async def test_a_crash_loop_is_over_after_a_retry(ledger: Ledger) -> None:
         await execution.retry()
         await execution.result(5)
         assert in_memory(t) == set()
+
+
+# Children
+
+
+def parent_and_child(app: App, ledger: Ledger) -> Workflow[None, str]:
+    """The parent starts a child, does something, and waits for the child, which waits for an event."""
+
+    @app.workflow
+    async def child(step: Step) -> str:
+        await step.run("note", ledger.note, "child")
+        return await step.listen("go", returns=str)
+
+    @app.workflow(retries=0)
+    async def parent(step: Step) -> str:
+        started = await step.start_workflow("start", child)
+        await step.run("middle", ledger.note, "middle")
+        return await step.wait_for_workflow("wait", started)
+
+    return parent
+
+
+async def test_a_restart_cancels_the_children_of_the_old_run(ledger: Ledger) -> None:
+    app = App()
+    workflow = parent_and_child(app, ledger)
+
+    async with sandbox(app) as t:
+        execution = await workflow.trigger()
+        await t.settle()
+        await execution.restart()
+        await t.settle()
+        children = {child.status: child for child in await execution.children()}
+        assert set(children) == {"cancelled", "listening"}
+        await app.get_execution(children["listening"].id).send_event("go", "done")
+        assert await execution.result(5) == "done"
+
+    assert sorted(ledger) == ["child", "child", "middle", "middle"]
+
+
+async def test_a_child_whose_start_is_kept_goes_on(ledger: Ledger) -> None:
+    app = App()
+    workflow = parent_and_child(app, ledger)
+
+    async with sandbox(app) as t:
+        execution = await workflow.trigger()
+        await t.settle()
+        await execution.restart(from_step="middle")
+        await t.settle()
+        [child] = await execution.children()
+        assert child.status == "listening"
+        await app.get_execution(child.id).send_event("go", "done")
+        assert await execution.result(5) == "done"
+
+    assert sorted(ledger) == ["child", "middle", "middle"]
+
+
+async def test_a_retry_starts_a_child_again_that_was_cancelled_with_its_parent(ledger: Ledger) -> None:
+    app = App()
+    workflow = parent_and_child(app, ledger)
+
+    async with sandbox(app) as t:
+        execution = await workflow.trigger()
+        await t.settle()
+        await execution.cancel()
+        await execution.retry()
+        await t.settle()
+        children = {child.status: child for child in await execution.children()}
+        assert set(children) == {"cancelled", "listening"}
+        await app.get_execution(children["listening"].id).send_event("go", "done")
+        assert await execution.result(5) == "done"
+
+    assert sorted(ledger) == ["child", "child", "middle"]
+
+
+async def test_events_and_ends_that_come_during_a_pause_are_there_afterwards(ledger: Ledger) -> None:
+    app = App()
+    workflow = parent_and_child(app, ledger)
+
+    async with sandbox(app) as t:
+        execution = await workflow.trigger()
+        await t.settle()
+        await execution.pause()
+        [child] = await execution.children()
+        handle = app.get_execution(child.id)
+        await handle.pause()
+        await handle.send_event("go", "done")
+        await t.settle()
+        assert (await handle.status(), await execution.status()) == ("paused", "paused")
+        await handle.resume()
+        assert await handle.result(5) == "done"
+        await t.settle()
+        assert (await execution.status(), in_memory(t)) == ("paused", set())
+        await execution.resume()
+        assert await execution.result(5) == "done"
+
+
+async def test_a_received_event_stays_received(ledger: Ledger) -> None:
+    app = App()
+
+    @app.workflow
+    async def workflow(step: Step) -> list[str]:
+        first = await step.listen("first", event="go", returns=str)
+        second = await step.listen("second", event="go", returns=str)
+        return [first, second]
+
+    async with sandbox(app) as t:
+        execution = await workflow.trigger()
+        for payload in ("1", "2", "3"):
+            await execution.send_event("go", payload)
+        assert await execution.result(5) == ["1", "2"]
+        await execution.restart(from_step="second")
+        assert await execution.result(5) == ["1", "3"]
+        await execution.restart()
+        await t.settle()
+        assert (await execution.status(), await statuses(execution)) == ("listening", {"first": "listening"})

@@ -43,6 +43,7 @@ def gated(app: App, ledger: Ledger, gate: Gate, timeout: str | None = None) -> W
     return workflow
 
 
+@pytest.mark.parity("P3.6")
 async def test_the_running_body_ends_and_nothing_new_starts(ledger: Ledger) -> None:
     app, gate = App(), Gate(ledger)
     workflow = gated(app, ledger, gate)
