@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -373,3 +374,52 @@ async def test_from_another_program_the_owner_hears_of_it(ledger: Ledger, tmp_pa
                 break
         await remote.wake()
         assert await execution.result(5) == "after"
+
+
+async def test_a_fan_out_is_held_between_its_items(ledger: Ledger) -> None:
+    app, gate = App(), asyncio.Event()
+
+    async def item(number: int) -> int:
+        ledger.append(f"item {number}")
+        await gate.wait()
+        return number
+
+    @app.workflow
+    async def workflow(step: Step) -> list[int]:
+        return await step.map("items", range(6), item, concurrency=2)
+
+    async with sandbox(app) as t:
+        execution = await workflow.trigger()
+        await until(lambda: len(ledger) == 2)
+        await execution.pause()
+        gate.set()
+        await until(lambda: not in_memory(t))
+        assert (await execution.status(), len(ledger)) == ("paused", 2)
+        await execution.resume()
+        assert await execution.result(5) == list(range(6))
+
+    assert sorted(ledger) == [f"item {number}" for number in range(6)]
+
+
+async def test_a_transaction_does_not_begin(ledger: Ledger) -> None:
+    app, gate = App(), Gate(ledger)
+
+    def insert(connection: sqlite3.Connection) -> None:
+        ledger.append("transaction")
+
+    @app.workflow
+    async def workflow(step: Step) -> None:
+        await step.run("gate", gate.pass_through)
+        await step.transaction("insert", insert)
+
+    async with sandbox(app) as t:
+        execution = await workflow.trigger()
+        await until(lambda: ledger)
+        await execution.pause()
+        gate.open()
+        await until(lambda: not in_memory(t))
+        assert ledger == ["began", "ended"]
+        await execution.resume()
+        await execution.result(5)
+
+    assert ledger == ["began", "ended", "transaction"]
