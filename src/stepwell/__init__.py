@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Execution,
         ExecutionInfo,
         ExecutionList,
+        RunInfo,
         StepInfo,
     )
     from stepwell.retry import (
@@ -87,6 +88,7 @@ __all__ = [
     "ProcessDiedError",
     "ReplayMismatchError",
     "RetryPolicy",
+    "RunInfo",
     "SchemaVersionError",
     "SerializationError",
     "Status",
@@ -107,7 +109,15 @@ __all__ = [
 
 _MODULES: Final = {
     "stepwell.app": ("App",),
-    "stepwell.execution": ("AttemptInfo", "ErrorInfo", "Execution", "ExecutionInfo", "ExecutionList", "StepInfo"),
+    "stepwell.execution": (
+        "AttemptInfo",
+        "ErrorInfo",
+        "Execution",
+        "ExecutionInfo",
+        "ExecutionList",
+        "RunInfo",
+        "StepInfo",
+    ),
     "stepwell.retry": ("RetryPolicy",),
     "stepwell.step": ("Step", "SyncStep", "current_step"),
     "stepwell.streams": ("StreamItem",),

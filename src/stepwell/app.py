@@ -402,6 +402,7 @@ class App:
             clock=self._clock,
             ids=ids,
             errors=errors,
+            definitions=self._definitions,
             payload_limit=self._payload_limit,
             portal=lambda make: self.portal.call("A *_sync method", make),
         )

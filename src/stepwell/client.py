@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from stepwell._engine.call import Call, current
@@ -66,6 +66,14 @@ class LocalWorker(Protocol):
         """An execution was taken away from this worker by this process."""
         ...
 
+    def signalled(self, execution_id: str) -> None:
+        """This process has paused an execution, ended its waits, or let it go on."""
+        ...
+
+    def begun_anew(self, execution_id: str, run: int) -> None:
+        """This process has begun a new run of an execution, or a new execution."""
+        ...
+
     def look(self) -> None:
         """Something may have become claimable."""
         ...
@@ -95,11 +103,13 @@ class Client:
         clock: Clock,
         ids: Ids,
         errors: ErrorRegistry,
+        definitions: Mapping[str, Definition],
         payload_limit: int,
         portal: Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any],
     ) -> None:
         self.store = store
         self.reader = reader
+        self.definitions = definitions
         self.portal = portal
         self.worker: LocalWorker | None = None
         self._journal = journal
@@ -141,18 +151,15 @@ class Client:
             if at is not None:
                 raise InvalidInputError("Give either delay or at, not both.")
             wake_at = now + to_us(delay, what="delay")
-        text = self._input_text(definition, input)
+        text = self.input_text(definition, input)
         if isinstance(priority, bool) or not isinstance(priority, int) or not -(2**31) <= priority < 2**31:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidInputError(f"priority must be a whole number of 32 bits, got {priority!r}.")
         limit = definition.options.timeout if timeout is None else to_us(timeout, what="timeout", minimum=1)
-        scope = current.get(None)
         request = None
         if id is not None:
-            request = self._ids.token()
-        elif scope is not None:
-            # Triggered by a body, which may run again: the same id meets the execution that it made the first time.
-            id = _derived_id(scope)
-            request = id
+            request = self.token()
+        elif current.get(None) is not None:
+            request = id = self.new_id()
         return NewExecution(
             id=id or self._ids.new(),
             workflow=definition.name,
@@ -167,7 +174,23 @@ class Client:
             request=request,
         )
 
-    def _input_text(self, definition: Definition, input: object) -> str:
+    def new_id(self) -> str:
+        """A new id. A body may run again, and then makes the same one: so it meets what it made the first time."""
+        scope = current.get(None)
+        if scope is None:
+            return self._ids.new()
+        return _derived_id(scope)
+
+    def token(self) -> str:
+        """A random token that tells two requests apart."""
+        return self._ids.token()
+
+    def now(self) -> int:
+        """The time."""
+        return self._clock.now()
+
+    def input_text(self, definition: Definition, input: object) -> str:
+        """The input as it is stored, or InvalidInputError."""
         if not definition.takes_input:
             if input is not None:
                 raise InvalidInputError(f"Workflow {definition.name!r} takes no input, got {input!r}.")

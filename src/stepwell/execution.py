@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from stepwell import operating
 from stepwell._engine.call import refuse_in_workflow_code
 from stepwell._engine.failure import error_summary
 from stepwell.clock import from_us
@@ -15,7 +16,7 @@ from stepwell.codec import Codec
 from stepwell.duration import Duration
 from stepwell.errors import StepwellError
 from stepwell.ids import unquote_step_name
-from stepwell.store.records import AttemptRow, ExecutionRow, StepRow, StreamRow
+from stepwell.store.records import AttemptRow, ExecutionRow, RunRow, StepRow, StreamRow
 from stepwell.store.transitions import EventSent
 from stepwell.streams import StreamItem, check_stream, item_of
 from stepwell.types import TERMINAL, Status, StepStatus
@@ -104,6 +105,24 @@ class StepInfo:
     wake_at: datetime | None
     awaits: str | None
     attempts: tuple[AttemptInfo, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary; times in ISO 8601."""
+        return cast("dict[str, Any]", _plain(asdict(self)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """One run of an execution. Input and output are JSON values; `reason` says why it was cancelled or aborted."""
+
+    run: int
+    status: Status
+    input: Any
+    output: Any
+    error: ErrorInfo | None
+    reason: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary; times in ISO 8601."""
@@ -240,6 +259,92 @@ class Execution(Generic[Out]):
         """
         return await self._client.export(self.id)
 
+    async def pause(self) -> None:
+        """Start nothing new until `resume`. Bodies that run end, and their results are recorded.
+
+        Written at once (status `paused`). The execution leaves memory when its last body has ended; a body that waits for a
+        step inside it is entered again later. Deadlines and stored sleeps go on: an execution whose timeout passes while
+        it is paused fails then. One that has nothing left to do but return completes. Pausing a paused one does nothing.
+
+        Raises:
+            InvalidTransitionError: It has ended.
+        """
+        refuse_in_workflow_code("Execution.pause()", "Move it into a step: step.run('pause', …).")
+        await operating.pause(self._client, self.id)
+
+    async def resume(self) -> None:
+        """Let a paused execution go on at once. A sleep whose time has not come goes on with its old deadline.
+
+        Raises:
+            InvalidTransitionError: It is not paused.
+        """
+        refuse_in_workflow_code("Execution.resume()", "Move it into a step: step.run('resume', …).")
+        await operating.resume(self._client, self.id)
+
+    async def wake(self) -> None:
+        """End what it sleeps for now, and the backoff of steps that are to be tried again; their steps are flagged `woken`.
+
+        Steps that listen, deadlines and the delay of an execution that was never started are left alone. A paused one
+        goes on once it is resumed.
+
+        Raises:
+            InvalidTransitionError: No sleep and no backoff is open.
+        """
+        refuse_in_workflow_code("Execution.wake()", "Move it into a step: step.run('wake', …).")
+        await operating.wake(self._client, self.id)
+
+    async def restart(self, *, from_step: str | None = None, input: Any = ...) -> None:
+        """Begin a new run from the beginning, or from a step. One that still runs is cancelled first.
+
+        Idempotency keys are new, and so are the timeout and the count of crashes. The history of earlier runs stays: see
+        `runs` and `steps(run=…)`. Written in one transaction; a handle's `result` waits for the end of the new run.
+
+        Args:
+            from_step: The path of a step: what was recorded before its first record is kept and does not run again, except
+                what was cancelled or undone. The steps around it and inside it run again.
+            input: Another input; it is checked as that of a trigger. Kept steps have seen the old one.
+
+        Raises:
+            InvalidInputError: There is no such step, or the input cannot be taken; nothing has changed.
+            InvalidTransitionError: Another run has begun at the same time.
+        """
+        refuse_in_workflow_code("Execution.restart()", "Move it into a step: step.run('restart', …).")
+        await operating.restart(self._client, self.id, from_step, input)
+
+    async def retry(self) -> None:
+        """Try again what failed: a new run that keeps every result except of failed, cancelled and undone steps.
+
+        Idempotency keys stay as they were, so that the other side can tell that it is the same request.
+
+        Raises:
+            InvalidTransitionError: It is not failed, cancelled or aborted, or another run has begun at the same time.
+        """
+        refuse_in_workflow_code("Execution.retry()", "Move it into a step: step.run('retry', …).")
+        await operating.retry(self._client, self.id)
+
+    async def fork(self, *, from_step: str | None = None, input: Any = ...) -> Execution[Out]:
+        """Start another execution that has done the same up to a step, and give its handle. This one goes on untouched.
+
+        The new one has an id and idempotency keys of its own, and the same workflow, tags and timeout, but no parent.
+        In a step body the id is derived from the step, so that a body that runs again does not start a second one.
+
+        Args:
+            from_step: As in `restart`; None begins from the beginning.
+            input: Another input; it is checked as that of a trigger.
+
+        Raises:
+            InvalidInputError: There is no such step, or the input cannot be taken; nothing was written.
+        """
+        refuse_in_workflow_code("Execution.fork()", "Move it into a step: step.run('fork', …).")
+        return Execution(
+            self._client, await operating.fork(self._client, self.id, from_step, input), self._output_codec
+        )
+
+    async def runs(self) -> list[RunInfo]:
+        """The runs of the execution, oldest first; the last one is the current one."""
+        await self._client.row(self.id)
+        return [run_of(row) for row in await self._client.reader.runs(self.id)]
+
     async def steps(self, run: int | None = None) -> list[StepInfo]:
         """The recorded steps of a run (default: the current one) in order of their start."""
         await self._client.row(self.id)
@@ -330,6 +435,30 @@ class Execution(Generic[Out]):
         """`export` for code without an event loop."""
         return self._client.portal(self.export)
 
+    def pause_sync(self) -> None:
+        """`pause` for code without an event loop."""
+        self._client.portal(self.pause)
+
+    def resume_sync(self) -> None:
+        """`resume` for code without an event loop."""
+        self._client.portal(self.resume)
+
+    def wake_sync(self) -> None:
+        """`wake` for code without an event loop."""
+        self._client.portal(self.wake)
+
+    def restart_sync(self, *, from_step: str | None = None, input: Any = ...) -> None:
+        """`restart` for code without an event loop."""
+        self._client.portal(lambda: self.restart(from_step=from_step, input=input))
+
+    def retry_sync(self) -> None:
+        """`retry` for code without an event loop."""
+        self._client.portal(self.retry)
+
+    def fork_sync(self, *, from_step: str | None = None, input: Any = ...) -> Execution[Out]:
+        """`fork` for code without an event loop."""
+        return self._client.portal(lambda: self.fork(from_step=from_step, input=input))
+
 
 def info_of(row: ExecutionRow, output_codec: Codec | None = None) -> ExecutionInfo:
     """The public view of a row."""
@@ -351,6 +480,20 @@ def info_of(row: ExecutionRow, output_codec: Codec | None = None) -> ExecutionIn
         waiting_for=row.waiting_for,
         reason=row.reason,
         priority=row.priority,
+    )
+
+
+def run_of(row: RunRow) -> RunInfo:
+    """The public view of a run's row."""
+    return RunInfo(
+        run=row.run,
+        status=cast("Status", row.status),
+        input=_shown(row.input),
+        output=_shown(row.output),
+        error=_error(row.error),
+        reason=row.reason,
+        started_at=_moment(row.started_at),
+        finished_at=_moment(row.finished_at),
     )
 
 

@@ -97,6 +97,12 @@ def test_looking_and_cancelling(shop: Any) -> None:
     assert asyncio.run(status()) == "cancelled"
 
 
+def test_operating(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    asyncio.run(shop.operate())
+
+    assert capsys.readouterr().out == "['cancelled', 'cancelled', 'queued'] queued\n"
+
+
 def test_the_test_of_the_readme_passes(shop: Any) -> None:
     asyncio.run(shop.test_order())
 

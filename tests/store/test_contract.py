@@ -447,16 +447,18 @@ async def test_stale_epoch_is_refused(store: OpenStore) -> None:
 
 
 @pytest.mark.parametrize("between", [step("f"), step("f", output="\ud800")], ids=["one-transaction", "halved"])
-async def test_refusing_one_refuses_all_later_ones(store: OpenStore, between: Transition) -> None:
+async def test_refusing_one_refuses_all_later_ones_of_its_claim(store: OpenStore, between: Transition) -> None:
+    """But not those of a later claim by the same worker: what is left of the old one may stand in the same batch."""
     await register(store)
     await start(store, "e", "f")
     await apply(store, Released("e", 1, NOW))
     await claim(store)
 
-    verdicts = await apply(store, step("e", "a"), between, step("e", "b", epoch=2), started("f"), fence=-1)
+    later = [step("e", "b"), step("e", "c", epoch=2), started("f")]
+    verdicts = await apply(store, step("e", "a"), between, *later, fence=-1)
 
-    assert (verdicts[0], verdicts[2], verdicts[3]) == (Refused("e"), Refused("e"), None)
-    assert await store.steps("e") == []
+    assert (verdicts[0], verdicts[2:]) == (Refused("e"), [Refused("e"), None, None])
+    assert [row.path for row in await store.steps("e")] == ["c"]
 
 
 async def test_other_workers_execution_is_refused(store: OpenStore) -> None:

@@ -64,6 +64,7 @@ EXPECTED = {
     "parked": ["executions USING PRIMARY KEY (id=?)"],
     "payload_finished": ["sqlite_autoindex_payloads_1 (execution_id=? AND run=?)"],
     "revision": ["e USING PRIMARY KEY (id=?)", "s USING INDEX sqlite_autoindex_steps_1 (execution_id=? AND run=?)"],
+    "runs": ["e USING PRIMARY KEY (id=?)", "p USING INDEX sqlite_autoindex_payloads_1 (execution_id=?)"],
     "steps": ["e USING PRIMARY KEY (id=?)", "s USING INDEX sqlite_autoindex_steps_1 (execution_id=? AND run=?)"],
     "steps_cancel_open": ["steps_open (execution_id=? AND run=?)"],
     "stream_append": ["streams USING PRIMARY KEY (execution_id=? AND stream=?)"],
@@ -71,6 +72,10 @@ EXPECTED = {
     "stream_news": ["s USING PRIMARY KEY (execution_id=? AND stream=? AND offset>?)", "e USING PRIMARY KEY (id=?)"],
     "stream_page": ["s USING PRIMARY KEY (execution_id=? AND stream=? AND offset>?)"],
     "stream_take": ["streams_place (execution_id=? AND run=? AND path=? AND stream=? AND take=? AND n>?)"],
+    "steps_copy": ["steps USING INTEGER PRIMARY KEY (rowid=?)"],
+    "steps_recorded": ["sqlite_autoindex_steps_1 (execution_id=? AND run=?)", "c USING PRIMARY KEY (id=?)"],
+    "steps_waiting": ["steps_open (execution_id=? AND run=?)"],
+    "steps_wake": ["steps_open (execution_id=? AND run=?)"],
     "tags": ["tags_execution (execution_id=?)"],
     "unfinished": ["e USING PRIMARY KEY (id=?)"],
 }

@@ -20,6 +20,7 @@ from stepwell import (
     ExecutionInfo,
     ExecutionList,
     RetryPolicy,
+    RunInfo,
     Status,
     Step,
     StepInfo,
@@ -253,6 +254,9 @@ async def use() -> None:
             await execution.send_event("paid", 1, connection=connection)
             await order_processing.send_event("a", "paid", connection=connection)
             order_processing.trigger_sync(Order("a", 1), connection=connection)
+        assert_type(await execution.restart(from_step="charge", input=Order("a", 2)), None)
+        assert_type(await execution.fork(), Execution[Receipt])
+        assert_type(await execution.runs(), list[RunInfo])
         async for info in execution.watch():
             assert_type(info, ExecutionInfo)
         async for item in execution.stream("tokens", after=5):
@@ -272,5 +276,6 @@ def use_sync() -> None:
         assert_type(item, StreamItem)
     assert_type(app.execute(order_processing, Order("a", 1)), Receipt)
     assert_type(app.execute(nightly), int)
+    assert_type(order_processing.get_execution("x").fork_sync(from_step="charge"), Execution[Receipt])
     app.execute(order_processing, "wrong")  # pyright: ignore[reportCallIssue, reportArgumentType]
     app.execute(order_processing)  # pyright: ignore[reportArgumentType]

@@ -74,8 +74,7 @@ class BodyWork(Struct, gc=False):
         if record is not None:
             await self.take_up(call, record)
         while True:
-            # Of a fan-out the next item waits, even if the body around it does not: it may have thousands of them.
-            if runner.draining and (call.index is not None or not (call.parent and call.parent.is_body)):
+            if runner.holding:
                 await runner.hold(call)
             if not runner.host.is_lease_sure():
                 await runner.make_sure()

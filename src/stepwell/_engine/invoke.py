@@ -56,6 +56,8 @@ async def invoke(scope: Call, name: str, work: Work, *, place: str | None = None
         if inline or task is scope.task:
             call.task = task
             try:
+                if runner.holding:
+                    await runner.hold(call)
                 call.settle(await work.perform(call, record))
             except BaseException as error:
                 _interrupted(call, work, error)
@@ -152,6 +154,8 @@ async def _perform_apart(call: Call, work: Work, record: HistoryRow | None) -> N
     current.set(call.parent or call.runner.root)
     call.task = asyncio.current_task()
     try:
+        if call.runner.holding:
+            await call.runner.hold(call)
         call.settle(await work.perform(call, record))
     except BaseException as error:
         _interrupted(call, work, error)

@@ -128,6 +128,23 @@ class Journal:
             transition = cast("OwnerTransition", entry.transition)
             self._answer([entry], [Refused(transition.execution_id)])
 
+    def lose(self, execution_id: str, epoch: int) -> None:
+        """The execution was taken away: nothing more of it is sent.
+
+        Under the new fence the store would trust what was queued under the old one.
+        """
+        lost: list[_Entry] = []
+        kept: list[_Entry] = []
+        for entry in self._waiting:
+            transition = entry.transition
+            ours = not isinstance(transition, _CLIENT) and (transition.execution_id, transition.epoch) == (
+                execution_id,
+                epoch,
+            )
+            (lost if ours else kept).append(entry)
+        self._waiting = kept
+        self._answer(lost, [Refused(execution_id)] * len(lost))
+
     def _schedule(self) -> None:
         """Send at the end of this turn of the loop, unless a batch is under way: its answer sends the next."""
         self._scheduled = True

@@ -95,7 +95,7 @@ class Lanes:
             if self._over is not None and not self._over.done():
                 self._over.set_result(None)
         runner.busy -= 1
-        if runner.waits or runner.draining:
+        if runner.waits or runner.holding:
             runner.check_park()
 
     async def _lane(self, call: Call) -> None:

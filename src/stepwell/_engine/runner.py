@@ -118,6 +118,7 @@ class Runner(Strands):
         "_grace",
         "_hanging",
         "_hanging_threads",
+        "_held",
         "_inbox",
         "_lively",
         "_main",
@@ -132,13 +133,17 @@ class Runner(Strands):
         "emitter",
         "epoch",
         "history",
+        "holding",
         "host",
         "hurry",
         "id",
         "loop",
+        "paused",
         "policy",
         "run",
         "seq",
+        "signal",
+        "signalled",
         "step",
         "stop",
         "tasks",
@@ -184,6 +189,10 @@ class Runner(Strands):
         self._deadline = None
         self._inbox: Inbox | None = None
         self._lively: asyncio.TimerHandle | None = None
+        self._held: set[asyncio.Future[None]] | frozenset[Never] = _NONE
+        self.signal = claimed.signal
+        self.signalled = False
+        self.paused = self.holding = claimed.paused
         self.draining = False
         self.hurry = False
 
@@ -230,8 +239,36 @@ class Runner(Strands):
 
     def drain(self) -> None:
         """Start no further body and give the execution back as soon as no body runs."""
-        self.draining = True
+        self.draining = self.holding = True
         self.check_park()
+
+    def suspend(self) -> None:
+        """Somebody has paused or woken it, or lets it go on: begin nothing until `look` tells which."""
+        self.signalled = self.holding = True
+
+    def look(self, now: Claimed) -> None:
+        """Compare with the database: it may be paused, or go on, or some of its waits may have been ended."""
+        if self.stop is not None or self._closing:
+            # What it leaves behind says what it had seen; whoever finds more in the database lets it be claimed again.
+            self.signalled = True
+            return
+        self.signal = now.signal
+        self.signalled = False
+        self.paused = now.paused
+        self.holding = self.draining or self.paused
+        for row in now.history:
+            if row.wake_at is not None and row.status in ("sleeping", "retrying"):
+                self._end_earlier(row.path, row.wake_at)
+        if self.holding:
+            self.check_park()
+        for future in self._held:
+            _set(future)
+
+    def _end_earlier(self, path: str, when: int) -> None:
+        """A wait was ended before its time."""
+        for future, wait in self.waits.items():
+            if wait.durable and not wait.listening and wait.path == path and wait.when is not None and when < wait.when:
+                _set(future)
 
     def _run_main(self, call: Callable[[], Awaitable[object]]) -> None:
         context = self.host.base_context.copy()
@@ -389,7 +426,7 @@ class Runner(Strands):
             case Failed(error):
                 return Finished(self.id, self.epoch, self.run, "failed", None, error, None, now)
             case Park(wake_at, waiting_for, status):
-                return Parked(self.id, self.epoch, status, wake_at, waiting_for)
+                return Parked(self.id, self.epoch, status, wake_at, waiting_for, self.signal)
             case Release(wake_at, waiting_for):
                 return Released(self.id, self.epoch, wake_at, waiting_for)
             case Lost():
@@ -571,7 +608,7 @@ class Runner(Strands):
             return
         elif self._closing:
             self._depart(cast("Stop", self.stop))
-        elif self.waits or self.draining:
+        elif self.waits or self.holding:
             self.check_park()
 
     def _not_written(self, transition: Transition, verdict: Verdict) -> None:
@@ -674,12 +711,25 @@ class Runner(Strands):
         """Find out, by a write, whether the execution is still ours, when the worker may have slept through its lease."""
         await self.record(Resumed(self.id, self.epoch))
 
-    async def hold(self, call: Call) -> Never:
-        """Start nothing: the worker drains, and the execution leaves as soon as no body runs."""
-        self.rest(call)
-        self.check_park()
-        while True:
-            await self.loop.create_future()
+    async def hold(self, call: Call) -> None:
+        """Begin nothing while the execution is paused or the worker drains; it leaves as soon as no body runs.
+
+        A step inside a body may begin while the worker drains, for the body has to end; not while it is paused. Of a fan-out
+        the next item waits, even if the body around it does not: it may have thousands of them.
+        """
+        inside = call.parent is not None and call.parent.is_body and call.index is None
+        while self.paused or self.signalled or (self.draining and not inside):
+            future: asyncio.Future[None] = self.loop.create_future()
+            self._held = {*self._held, future}
+            self.rest(call)
+            self.check_park()
+            try:
+                await future
+            finally:
+                self._held = {other for other in self._held if other is not future}
+                self.wake(call)
+        if self.stop is not None:
+            await self.unwound()
 
     async def wait_for_first(self, call: Call, futures: Iterable[asyncio.Future[Any]]) -> None:
         """Let a call rest until one of these is done."""
@@ -740,6 +790,7 @@ class Runner(Strands):
         return (
             self.stop is None
             and not self._closing
+            and not self.signalled
             and not self.writes
             and self.busy <= 0
             and not (
@@ -763,8 +814,11 @@ class Runner(Strands):
 
     def _check_park(self) -> None:
         self._check_due = False
-        if self.draining and self._is_at_rest():
-            self.request_stop(Release(self.claimed.created_at))
+        if (self.draining or self.paused) and self._is_at_rest():
+            if self.threads and self.open_code > 0 and not self.draining:
+                self._give_grace()
+            else:
+                self.request_stop(Release(self.claimed.created_at))
             return
         park = self._wanted_park()
         if park is None:
@@ -774,6 +828,16 @@ class Runner(Strands):
         elif self._grace is None:
             graces = 1 if self.open_bodies <= 0 else BODY_GRACES
             self._grace = self._later(PARK_GRACE_SECONDS * graces, partial(self._grace_over, self.seq))
+
+    def _give_grace(self) -> None:
+        """A thread may be about to return: a paused function that only has to do that completes."""
+        if self._grace is None:
+            self._grace = self.loop.call_later(PARK_GRACE_SECONDS, self._pause_grace_over)
+
+    def _pause_grace_over(self) -> None:
+        self._grace = None
+        if self.paused and self._is_at_rest():
+            self.request_stop(Release(self.claimed.created_at))
 
     def _is_at_rest(self) -> bool:
         """Whether no body runs and nothing is being written."""
@@ -822,7 +886,7 @@ class Runner(Strands):
         call.callers -= 1
         if not call.resting:
             self.busy -= 1
-        if self.waits or self.draining:
+        if self.waits or self.holding:
             self.check_park()
 
     def adopt(self, task: asyncio.Task[Any], scope: Call) -> None:
@@ -844,7 +908,7 @@ class Runner(Strands):
             scope.tasks -= 1
             scope.open_strands -= 1
             self.open_bodies -= 1
-        if self.waits or self.draining:
+        if self.waits or self.holding:
             self.check_park()
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> asyncio.Task[Any]:

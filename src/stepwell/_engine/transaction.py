@@ -39,7 +39,7 @@ class TransactionWork(BodyWork, gc=False):
         if record is not None:
             await self.take_up(call, record)
         while True:
-            if runner.draining and not (call.parent and call.parent.is_body):
+            if runner.holding:
                 await runner.hold(call)
             if runner.writes or not runner.host.is_lease_sure():
                 # Whatever came before must be durable before the function can commit.

@@ -39,7 +39,7 @@ from stepwell.errors import StoreUnavailableError
 from stepwell.ids import Ids, Rng
 from stepwell.retry import RetryPolicy
 from stepwell.store.protocol import Store
-from stepwell.store.records import Claimed, WorkerRow
+from stepwell.store.records import Claimed, Owned, WorkerRow
 from stepwell.store.transitions import NewExecution, Transition, Verdict
 
 log: Final = logging.getLogger("stepwell.worker")
@@ -326,6 +326,9 @@ class Worker:
         """A runner is over and everything about it is written."""
         if self.residents.get(runner.id) is runner:
             del self.residents[runner.id]
+        if runner.signalled:
+            # It left without having seen what it was told, and may be claimable at once.
+            self.look()
         match stop:
             case Park(wake_at=int(wake_at)) | Release(wake_at=wake_at):
                 self._look_at(wake_at)
@@ -334,6 +337,9 @@ class Worker:
             case Completed() | Failed() | Lost():
                 self._on_ended(runner.id, stop)
                 self.ended(runner.id, bad=not isinstance(stop, Completed))
+        if isinstance(stop, Lost):
+            # While it was on its way out it may have become ours again, unseen.
+            self._reconciling.wake()
         if not self._draining and (self._backlog or runner.claimed.crashes):
             # One that was a suspect made others wait, who stand in the queue unseen.
             self._claiming.wake()
@@ -366,6 +372,24 @@ class Worker:
         if runner is not None:
             runner.request_stop(Lost())
         self._reconciling.wake()
+
+    def signalled(self, execution_id: str) -> None:
+        """This process has paused an execution, ended its waits, or let it go on."""
+        runner = self.residents.get(execution_id)
+        if runner is not None:
+            runner.suspend()
+            self._reconciling.wake()
+        self.look()
+
+    def begun_anew(self, execution_id: str, run: int) -> None:
+        """This process has begun a new run of an execution; children of the old one may be left."""
+        runner = self.residents.get(execution_id)
+        if runner is not None and runner.run < run:
+            # The new run may have come here already.
+            runner.request_stop(Lost())
+        self._reconciling.wake()
+        self._orphans.wake()
+        self.look()
 
     # ---------------------------------------------------------------------------------------------- the loops
 
@@ -457,6 +481,7 @@ class Worker:
             # Only who was here before the list was read: what came since may be ours without standing in it.
             if epochs.get(runner.id) != runner.epoch:
                 runner.request_stop(Lost())
+                self.journal.lose(runner.id, runner.epoch)
         self.journal.fence = owned.fence
         strangers = [execution_id for execution_id in epochs if execution_id not in self.residents]
         if strangers and self._reserved:
@@ -467,6 +492,21 @@ class Worker:
                 if claimed.id not in self.residents and claimed.workflow in self._definitions:
                     log.info("Execution %s is owned by this worker without being here; it is started", claimed.id)
                     self._begin(self._definitions[claimed.workflow], claimed)
+        await self._show_signals(owned)
+
+    async def _show_signals(self, owned: Owned) -> None:
+        """Have executions look at what was done to them meanwhile, without being taken away."""
+        told: list[str] = []
+        for id, epoch, signal in owned.executions:
+            runner = self.residents.get(id)
+            if runner is not None and runner.epoch == epoch and (runner.signal != signal or runner.signalled):
+                told.append(id)
+        if not told:
+            return
+        for claimed in await self._store.load(self.worker_id, told):
+            runner = self.residents.get(claimed.id)
+            if runner is not None and runner.epoch == claimed.epoch:
+                runner.look(claimed)
 
     def _lost(self, *, crashed: bool = False) -> None:
         """Others have taken over everything: stop it all unwritten and begin again as a new worker."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
-from stepwell import ExecutionInfo, StepInfo
+from stepwell import ExecutionInfo, RunInfo, StepInfo
 from stepwell.cli.console import paint
 from stepwell.cli.text import clean, duration_text, json_text, moment_text
 from stepwell.cli.tree import mark, paint_status, tree_lines
@@ -17,14 +17,21 @@ _SHOWN: Final = 20
 
 
 def description(
-    info: ExecutionInfo, steps: Sequence[StepInfo], children: Sequence[ExecutionInfo], now: datetime
+    info: ExecutionInfo,
+    steps: Sequence[StepInfo],
+    children: Sequence[ExecutionInfo],
+    now: datetime,
+    earlier: Sequence[RunInfo] = (),
 ) -> Iterator[str]:
-    """All lines of `executions describe`."""
+    """All lines of `executions describe`; `earlier` are the runs before this one."""
     yield title(info)
     for name, value in _facts(info, now):
         yield f"  {paint(name, 'dim')}{' ' * (10 - len(name))}{value}"
     if info.error is not None:
         yield from (f"            {paint_code(line)}" for line in clean(info.error.traceback).splitlines())
+    for run in earlier:
+        name = f"run {run.run}"
+        yield f"  {paint(name, 'dim')}{' ' * (10 - len(name))}{_end_of(run)}"
     yield ""
     yield from tree_lines(steps, now, full=True) or [paint("No step is recorded yet.", "dim")]
     if children:
@@ -89,6 +96,13 @@ def _facts(info: ExecutionInfo, now: datetime) -> Iterator[tuple[str, str]]:
         yield "reason", paint(info.reason)
     if info.error is not None:
         yield "error", paint(f"{info.error.type}: {info.error.message}", "red")
+
+
+def _end_of(run: RunInfo) -> str:
+    """How an earlier run ended, on one line."""
+    said = run.reason if run.error is None else f"{run.error.type}: {run.error.message}"
+    moment = "" if run.finished_at is None else f" {moment_text(run.finished_at)}"
+    return f"{paint_status(run.status)}{moment}" + (f"  {paint(said)}" if said else "")
 
 
 def _labels(info: ExecutionInfo) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""`stepwell executions describe | steps | result | watch | cancel`: one execution."""
+"""`stepwell executions describe | steps | result | watch`: one execution."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias
 import click
 
 from stepwell import App, Execution
-from stepwell.cli.console import put, put_json, put_value, say, set_up_logging
+from stepwell.cli.console import put, put_json, put_value, set_up_logging
 from stepwell.cli.describe import description
 from stepwell.cli.follow import follow
 from stepwell.cli.locate import viewer_of
@@ -34,11 +34,16 @@ def describe(ctx: click.Context, /, id: str, as_json: bool) -> None:
 
     async def act(_: App, execution: Execution[Any]) -> int:
         info, steps, children = await execution.info(), await execution.steps(), await execution.children()
+        earlier = (await execution.runs())[:-1]
         if as_json:
-            parts = {"steps": [step.to_dict() for step in steps], "children": [child.to_dict() for child in children]}
+            parts = {
+                "steps": [step.to_dict() for step in steps],
+                "children": [child.to_dict() for child in children],
+                "earlier_runs": [run.to_dict() for run in earlier],
+            }
             put_json({**info.to_dict(), **parts})
         else:
-            put(description(info, steps, children, datetime.now(UTC)))
+            put(description(info, steps, children, datetime.now(UTC), earlier))
         return 0
 
     on_execution(ctx, id, act)
@@ -83,22 +88,6 @@ def watch(ctx: click.Context, /, id: str, as_json: bool) -> None:
 
     async def act(app: App, execution: Execution[Any]) -> int:
         return await follow(app, execution.id, as_json=as_json)
-
-    on_execution(ctx, id, act)
-
-
-@click.command()
-@click.option("--reason", help="Why; kept with the execution.")
-@on_one
-def cancel(ctx: click.Context, /, id: str, reason: str | None, as_json: bool) -> None:
-    """End one execution now: no further step starts, late results are thrown away."""
-
-    async def act(_: App, execution: Execution[Any]) -> int:
-        await execution.cancel(reason)
-        say(f"cancelled {execution.id}")
-        if as_json:
-            put_json((await execution.info()).to_dict())
-        return 0
 
     on_execution(ctx, id, act)
 

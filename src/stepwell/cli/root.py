@@ -20,7 +20,7 @@ COMMANDS: Final = {
     "trigger": Lazy("stepwell.cli.trigger:trigger", "Start an execution; wait for it or watch it if asked."),
     "worker": Lazy("stepwell.cli.worker:worker", "Execute workflows until told to stop."),
     "dev": Lazy("stepwell.cli.dev:dev", "A worker that starts again when the code changes."),
-    "executions": Lazy("stepwell.cli.executions:executions", "Look at executions, wait for them, cancel them."),
+    "executions": Lazy("stepwell.cli.executions:executions", "Look at executions, wait for them, operate them."),
 }
 
 

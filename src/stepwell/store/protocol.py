@@ -21,9 +21,12 @@ from stepwell.store.records import (
     ExecutionPage,
     ExecutionRow,
     Expired,
+    NewRun,
     Owned,
     Recorded,
     RolledBack,
+    RunRow,
+    Standing,
     StepRow,
     StreamPage,
     StreamWait,
@@ -102,7 +105,7 @@ class Store(Protocol):
                 epoch. A worker that is gone has all its owner transitions refused.
 
         A data error refuses only the transition that causes it (its verdict is the exception). Refusing one owner
-        transition refuses all later ones of that execution in the batch.
+        transition refuses all later ones of that execution and epoch in the batch.
         """
         ...
 
@@ -162,6 +165,73 @@ class Store(Protocol):
         """Make an execution `cancelled` unless it is terminal; None when it does not exist.
 
         Raises the epoch, clears the owner, raises the owner's fence, ends open steps as `cancelled`.
+        """
+        ...
+
+    async def standing(self, execution_id: str) -> Standing | None:
+        """What the operations below have to know first; None when there is no such execution."""
+        ...
+
+    async def pause(self, execution_id: str) -> Taken | None:
+        """Make a living execution `paused`, whether or not it is owned; None when it does not exist.
+
+        An owner keeps it until its bodies have ended; raised fence and signal make it look. Nobody claims what is paused
+        before its deadline. Not done when it is paused already, or terminal.
+        """
+        ...
+
+    async def resume(self, execution_id: str, *, now: int) -> Taken | None:
+        """Make a paused execution claimable at once, or `running` if its owner has not left yet.
+
+        A stored sleep goes on with its old deadline, and so does the delay of one that was never started. Not done when it
+        is not paused.
+        """
+        ...
+
+    async def wake(self, execution_id: str, *, run: int, waits: Collection[tuple[str, int]], now: int) -> Taken | None:
+        """End those of the sleeps and backoffs, given as (path, attempt), that are still open in this run.
+
+        Their steps get `wake_at` = now and the flag `woken`; a sleeping execution becomes claimable, an owner is made to
+        look. Not done when none of them was open and none of them had been woken: waits that begin later are left alone, so
+        it may be sent again.
+        """
+        ...
+
+    async def restart(
+        self,
+        execution_id: str,
+        *,
+        expected_run: int,
+        request: str,
+        from_step: str | None,
+        input: str | None,
+        now: int,
+    ) -> NewRun | None:
+        """Begin run `expected_run + 1` of the next generation; None when there is no such execution.
+
+        A living execution is cancelled first: its owner loses it (epoch, fence), open steps end as `cancelled`. The end of
+        the old run is kept. With `from_step` the steps that were recorded before the first record of this path are kept, as
+        `stepwell.store.keeping` says. Crashes, start and deadline begin anew.
+
+        Args:
+            expected_run: The run that the caller has seen. If another one has begun, nothing is done.
+            request: Made by the caller before the first sending and stored with the run: a repeat gets the first answer.
+            from_step: A path, or None to keep nothing. An unknown one changes nothing.
+            input: JSON text, or None for the same as before.
+        """
+        ...
+
+    async def retry(self, execution_id: str, *, expected_run: int, request: str, now: int) -> NewRun | None:
+        """As `restart`, but in the same generation, keeping every result, and only of what ended other than `completed`."""
+        ...
+
+    async def fork(
+        self, execution_id: str, *, new_id: str, from_step: str | None, input: str | None, now: int
+    ) -> NewRun | None:
+        """Queue a new execution of the same workflow, tags and options; None when `execution_id` does not exist.
+
+        It begins like a `restart` of the other one, which goes on untouched. `new_id` is made by the client: if it is there
+        already, this is a repeat.
         """
         ...
 
@@ -266,6 +336,10 @@ class StoreReader(Protocol):
 
     async def everything(self, execution_id: str) -> Everything | None:
         """All rows of one execution as they are stored, as of one moment; None when it does not exist."""
+        ...
+
+    async def runs(self, execution_id: str) -> list[RunRow]:
+        """All runs of an execution, oldest first; empty when there is no such execution."""
         ...
 
     async def revision(self, execution_id: str) -> tuple[object, ...]:

@@ -32,7 +32,8 @@ class Claimed(Struct, frozen=True, gc=False):
 
     `ending` is what the run will end as when it has been decided already and only cleaning up is left: `failed`, with the
     error in `failing`, or `cancelled`, with its `reason`. `signal` is compared with `Owned`: when it differs, the owner
-    loads the execution again, for somebody has paused it or ended its sleep.
+    loads the execution again, for somebody has paused it or ended its sleep. `paused` is only ever true for one that is
+    loaded again: claiming ends a pause.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Claimed(Struct, frozen=True, gc=False):
     signal: int
     failing: str | None
     history: list[HistoryRow]
+    paused: bool = False
 
 
 class ClaimResult(Struct, frozen=True):
@@ -129,6 +131,34 @@ class Expired(Struct, frozen=True):
     next_at: int | None
 
 
+class Standing(Struct, frozen=True):
+    """What one has to know of an execution before one does something to it.
+
+    `waits` are its open sleeps and backoffs as (path, attempt).
+    """
+
+    execution_id: str
+    workflow: str
+    status: str
+    run: int
+    waits: list[tuple[str, int]]
+
+
+class NewRun(Struct, frozen=True):
+    """What became of the wish for a new run: `run` of execution `execution_id` has begun if it is `done`.
+
+    If not, `unknown_step` says why, or `status` and `run`, as they are now. `status` and `owner` are of the execution that
+    was asked, before the change.
+    """
+
+    execution_id: str
+    done: bool
+    status: str
+    owner: str | None
+    run: int
+    unknown_step: bool = False
+
+
 class WorkerRow(Struct, frozen=True):
     """A process that executes. `lease_until` counts in `Clock.uptime()` of `boot_id`."""
 
@@ -170,6 +200,19 @@ class ExecutionRow(Struct, frozen=True):
     input: str | None = None
     output: str | None = None
     error: str | None = None
+
+
+class RunRow(Struct, frozen=True):
+    """One run of an execution as people see it."""
+
+    run: int
+    status: str
+    input: str | None
+    output: str | None
+    error: str | None
+    reason: str | None
+    started_at: int | None
+    finished_at: int | None
 
 
 class AttemptRow(Struct, frozen=True):

@@ -267,7 +267,8 @@ class Parked(Struct, frozen=True, gc=False):
     """Owner: leave memory until `wake_at`. The owner is given up; `waiting_for` says for people what is awaited.
 
     With status `listening` what its steps listen for is looked at in the same transaction: if some of it is there, the
-    execution is claimable at once.
+    execution is claimable at once. So it is when the row's `signal` is not the one given: somebody has woken it, or paused
+    and resumed it, and the owner had not seen that. One that is paused stays so.
     """
 
     execution_id: str
@@ -275,10 +276,11 @@ class Parked(Struct, frozen=True, gc=False):
     status: str
     wake_at: int | None
     waiting_for: str
+    signal: int | None = None
 
 
 class Released(Struct, frozen=True, gc=False):
-    """Owner: give the execution back to the queue, claimable from `wake_at`. Not a crash."""
+    """Owner: give the execution back to the queue, claimable from `wake_at`. Not a crash. One that is paused stays so."""
 
     execution_id: str
     epoch: int

@@ -6,7 +6,7 @@ import sqlite3
 
 from stepwell.store.sqlite import events, inserts
 from stepwell.store.sqlite.connection import query
-from stepwell.store.sqlite.owner_writes import NotOwnedError
+from stepwell.store.sqlite.owner_writes import NotOwnedError, park_row
 from stepwell.store.sqlite.writer import run_query
 from stepwell.store.transitions import (
     ChildAwaited,
@@ -120,12 +120,11 @@ def _wait(
 
 
 def _park(connection: sqlite3.Connection, t: Parked, worker_id: str | None) -> Awake | None:
-    row = (t.status, t.wake_at, t.wake_at, t.waiting_for, t.execution_id, worker_id, t.epoch)
-    _update_owned(connection, "parked", row)
+    _update_owned(connection, "parked", park_row(t, worker_id))
     woken = run_query(connection, "parked_awake", id=t.execution_id).rowcount
     return Awake() if woken else None
 
 
-def _update_owned(connection: sqlite3.Connection, name: str, row: tuple[object, ...]) -> None:
+def _update_owned(connection: sqlite3.Connection, name: str, row: tuple[object, ...] | dict[str, object]) -> None:
     if connection.execute(query(name), row).rowcount != 1:
         raise NotOwnedError

@@ -44,7 +44,7 @@ _TRIED: Final = ("run", "transaction")
 
 class _Written(Struct, frozen=True):
     verdicts: list[Verdict]
-    refused: Collection[str]
+    refused: Collection[tuple[str, int]]
     fence: int | None
     woken: bool
 
@@ -71,7 +71,7 @@ class _Application:
         self._fence: int | None = fence
         self._check_rows = False
         self._woken = False
-        self._refused: set[str] = set()
+        self._refused: set[tuple[str, int]] = set()
 
     def apply(self, batch: Sequence[Transition]) -> Applied:
         return Applied(self._send(batch), self._fence, self._woken)

@@ -37,7 +37,7 @@ def load(connection: sqlite3.Connection, worker_id: str, ids: Collection[str]) -
     for id, *columns in run_query(connection, "history", ids=wanted):
         histories[id].append(HistoryRow._make(columns))
     rows = run_query(connection, "claimed", ids=wanted, worker_id=worker_id)
-    return [Claimed(*row, history=histories.get(row[0], [])) for row in rows]
+    return [Claimed(*row, history=histories.get(row[0], []), paused=bool(paused)) for *row, paused in rows]
 
 
 def _claim(

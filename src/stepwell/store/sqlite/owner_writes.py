@@ -28,6 +28,7 @@ class NotOwnedError(Exception):
 
 
 _Rows: TypeAlias = Sequence[tuple[object, ...]]
+_NamedRows: TypeAlias = Sequence[dict[str, object]]
 _Write: TypeAlias = Callable[[sqlite3.Connection, Sequence[Any], str | None], "bool | None"]
 """True: an execution that waits outside of memory has become claimable."""
 
@@ -98,13 +99,11 @@ def _idle(connection: sqlite3.Connection, idle: Sequence[Idle], worker_id: str |
 
 
 def _parked(connection: sqlite3.Connection, parked: Sequence[Parked], worker_id: str | None) -> None:
-    rows = [(t.status, t.wake_at, t.wake_at, t.waiting_for, t.execution_id, worker_id, t.epoch) for t in parked]
-    _update_owned(connection, "parked", rows)
+    _update_owned(connection, "parked", [park_row(t, worker_id) for t in parked])
 
 
 def _released(connection: sqlite3.Connection, released: Sequence[Released], worker_id: str | None) -> None:
-    rows = [("queued", t.wake_at, t.wake_at, t.waiting_for, t.execution_id, worker_id, t.epoch) for t in released]
-    _update_owned(connection, "parked", rows)
+    _update_owned(connection, "parked", [park_row(t, worker_id) for t in released])
 
 
 def _failing(connection: sqlite3.Connection, failing: Sequence[Failing], worker_id: str | None) -> None:
@@ -125,7 +124,21 @@ def _finished(connection: sqlite3.Connection, finished: Sequence[Finished], work
     return connection.executemany(query("ended_wake"), ended).rowcount > 0
 
 
-def _update_owned(connection: sqlite3.Connection, name: str, rows: _Rows) -> None:
+def park_row(leaving: Parked | Released, worker_id: str | None) -> dict[str, object]:
+    """The parameters of `parked.sql`."""
+    parks = isinstance(leaving, Parked)
+    return {
+        "status": leaving.status if parks else "queued",
+        "signal": leaving.signal if parks else None,
+        "wake_at": leaving.wake_at,
+        "waiting_for": leaving.waiting_for,
+        "id": leaving.execution_id,
+        "owner": worker_id,
+        "epoch": leaving.epoch,
+    }
+
+
+def _update_owned(connection: sqlite3.Connection, name: str, rows: _Rows | _NamedRows) -> None:
     if rows and connection.executemany(query(name), rows).rowcount != len(rows):
         raise NotOwnedError
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -30,6 +30,8 @@ class Judgement(NamedTuple):
 _WRITE: Final = Judgement(write=True, refused=False)
 _DONE_BEFORE: Final = Judgement(write=False, refused=False)
 _REFUSE: Final = Judgement(write=False, refused=True)
+_GIVEN_BACK: Final = frozenset({"queued", "sleeping", "listening", "paused"})
+"""What an execution can be that its owner has parked or released."""
 
 
 class _Row(NamedTuple):
@@ -46,7 +48,7 @@ class Ownership:
     answered as it was then.
     """
 
-    def __init__(self, worker_id: str | None, rows: dict[str, _Row], refused: Iterable[str]) -> None:
+    def __init__(self, worker_id: str | None, rows: dict[str, _Row], refused: Iterable[tuple[str, int]]) -> None:
         self.refused = set(refused)
         self._owned = {(id, row.epoch) for id, row in rows.items() if worker_id is not None and row.owner == worker_id}
         self._rows = rows if worker_id is not None else {}
@@ -59,7 +61,7 @@ class Ownership:
         connection: sqlite3.Connection,
         worker_id: str | None,
         batch: Sequence[Transition],
-        refused: Iterable[str],
+        refused: Iterable[tuple[str, int]],
     ) -> Ownership:
         """Read the executions of the batch. `worker_id` is None when the worker is gone."""
         touched = {
@@ -77,14 +79,14 @@ class Ownership:
 
     def judge(self, transition: OwnerTransition) -> Judgement:
         """Decide one transition; the order of calls is the order of the batch."""
-        id = transition.execution_id
-        claim = (id, transition.epoch)
-        if id in self.refused:
+        claim = (transition.execution_id, transition.epoch)
+        if claim in self.refused:
             return _REFUSE
         if claim in self._done:
             return _DONE_BEFORE
         if claim not in self._owned:
-            self.refused.add(id)
+            # Of this claim only: the same worker may have claimed it again, and both stand in one batch.
+            self.refused.add(claim)
             return _REFUSE
         if isinstance(transition, Finished | Parked | Released):
             self._owned.discard(claim)
@@ -95,10 +97,11 @@ class Ownership:
             case Triggered(execution):
                 if self._worker_id is not None and execution.owner == self._worker_id:
                     self._start(execution.id)
-            case Finished(status=status) | Parked(status=status):
-                self._recognise(transition, status)
-            case Released():
-                self._recognise(transition, "queued")
+            case Finished(status=status):
+                self._recognise(transition, {status})
+            case Parked() | Released():
+                # Since then others may have paused, resumed or woken it, none of which raises the epoch.
+                self._recognise(transition, _GIVEN_BACK)
             case _:
                 pass
 
@@ -106,7 +109,7 @@ class Ownership:
         if id not in self._rows:
             self._owned.add((id, 1))
 
-    def _recognise(self, transition: OwnerTransition, leaves: str) -> None:
+    def _recognise(self, transition: OwnerTransition, leaves: Collection[str]) -> None:
         row = self._rows.get(transition.execution_id)
-        if row is not None and row == (None, transition.epoch, leaves):
+        if row is not None and row.owner is None and row.epoch == transition.epoch and row.status in leaves:
             self._done.add((transition.execution_id, transition.epoch))

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from stepwell.errors import InvalidInputError
 from stepwell.ids import check_id
-from stepwell.store.records import AttemptRow, ExecutionFilter, ExecutionPage, ExecutionRow, StepRow
+from stepwell.store.records import AttemptRow, ExecutionFilter, ExecutionPage, ExecutionRow, RunRow, StepRow
 from stepwell.store.sqlite.search import EARLIEST, LATEST, Key, Search, json_of
 from stepwell.store.sqlite.writer import run_query
 from stepwell.types import STATUSES
@@ -47,6 +47,11 @@ def children(connection: sqlite3.Connection, execution_id: str) -> list[Executio
     rows = run_query(connection, "children", id=execution_id, limit=LARGEST_PAGE).fetchall()
     tags = _tags(connection, [row[0] for row in rows])
     return [_execution_row(row, tags) for row in rows]
+
+
+def runs(connection: sqlite3.Connection, execution_id: str) -> list[RunRow]:
+    """All runs, oldest first."""
+    return [RunRow(*row) for row in run_query(connection, "runs", id=execution_id)]
 
 
 def revision(connection: sqlite3.Connection, execution_id: str) -> tuple[object, ...]:

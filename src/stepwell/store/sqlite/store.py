@@ -27,16 +27,19 @@ from stepwell.store.records import (
     ExecutionPage,
     ExecutionRow,
     Expired,
+    NewRun,
     Owned,
     Recorded,
     RolledBack,
+    RunRow,
+    Standing,
     StepRow,
     StreamPage,
     StreamWait,
     Taken,
     WorkerRow,
 )
-from stepwell.store.sqlite import deleting, read, rows, streams, taking
+from stepwell.store.sqlite import deleting, operate, read, rows, streams, taking
 from stepwell.store.sqlite.apply import apply
 from stepwell.store.sqlite.claim import claim, load
 from stepwell.store.sqlite.connection import DATA_ERRORS, url_of
@@ -116,6 +119,38 @@ class SqliteStore:
 
     async def cancel(self, execution_id: str, *, reason: str | None, now: int) -> Taken | None:
         return await self._transact(taking.cancel, execution_id, reason, now)
+
+    async def standing(self, execution_id: str) -> Standing | None:
+        return await self._read_in_order(operate.standing, execution_id)
+
+    async def pause(self, execution_id: str) -> Taken | None:
+        return await self._transact(operate.pause, execution_id)
+
+    async def resume(self, execution_id: str, *, now: int) -> Taken | None:
+        return await self._transact(operate.resume, execution_id, now)
+
+    async def wake(self, execution_id: str, *, run: int, waits: Collection[tuple[str, int]], now: int) -> Taken | None:
+        return await self._transact(operate.wake, execution_id, run, waits, now)
+
+    async def restart(
+        self,
+        execution_id: str,
+        *,
+        expected_run: int,
+        request: str,
+        from_step: str | None,
+        input: str | None,
+        now: int,
+    ) -> NewRun | None:
+        return await self._transact(operate.restart, execution_id, expected_run, request, from_step, input, now)
+
+    async def retry(self, execution_id: str, *, expected_run: int, request: str, now: int) -> NewRun | None:
+        return await self._transact(operate.retry, execution_id, expected_run, request, now)
+
+    async def fork(
+        self, execution_id: str, *, new_id: str, from_step: str | None, input: str | None, now: int
+    ) -> NewRun | None:
+        return await self._transact(operate.fork, execution_id, new_id, from_step, input, now)
 
     async def cancel_orphans(self, *, now: int, limit: int) -> list[Taken]:
         if not await self._read(_any_orphaning):
@@ -212,6 +247,9 @@ class SqliteStore:
 
     async def everything(self, execution_id: str) -> Everything | None:
         return await self._read(rows.everything, execution_id)
+
+    async def runs(self, execution_id: str) -> list[RunRow]:
+        return await self._read(read.runs, execution_id)
 
     async def revision(self, execution_id: str) -> tuple[object, ...]:
         return await self._read(read.revision, execution_id)

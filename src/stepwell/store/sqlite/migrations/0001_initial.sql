@@ -23,9 +23,16 @@
 --   finish      running -> a terminal status: owner NULL, wake_at NULL; nothing changes it any more in this run; orphaning 1
 --               if it ended badly and has attached children that live
 --   cancel      any but terminal -> cancelled: epoch + 1, owner NULL, the fence of the owner's row + 1
+--   pause       any but terminal -> paused; an owner keeps it, is told by signal + 1 and fence + 1, and leaves as soon as no
+--               body runs. wake_at is the deadline: the due claim takes what is paused then, to fail it. One that was never
+--               started has no deadline, and keeps the wake_at of its delay.
+--   resume      paused -> queued, wake_at now; running if its owner has not left yet
+--   wake        an open sleep or backoff ends: steps.wake_at now, flag 'woken'; sleeping, listening -> wake_at now
+--   new run     restart: any, retry: failed, cancelled, aborted -> queued: run + 1, epoch + 1, owner NULL, fence + 1; the end
+--               of the old run is kept in its payloads, the rows of the steps that are kept are copied to the new run
 --   delete      a terminal one that no living one refers to, with orphaning 0: its rows leave all tables, in one transaction
 --   reap        whatever a dead worker owned -> queued: owner NULL, crashed 1; the worker's row is deleted
--- A status other than queued, sleeping and listening with owner NULL is terminal or paused. sleeping and listening with an
+-- A status other than queued, sleeping and listening with owner NULL is terminal or paused; paused with an owner is leaving. sleeping and listening with an
 -- owner wait in that worker's memory.
 -- Status of a step: running, retrying, sleeping, listening -> completed | failed | cancelled. It has ended when finished_at
 -- is set, and never changes afterwards.
@@ -72,9 +79,11 @@ CREATE TABLE executions (
 CREATE INDEX executions_queue ON executions (workflow, priority DESC, wake_at, id)
     WHERE owner IS NULL AND status = 'queued' AND crashes + crashed < 2;
 CREATE INDEX executions_due ON executions (workflow, wake_at, id)
-    WHERE owner IS NULL AND status IN ('sleeping', 'listening') AND wake_at IS NOT NULL AND crashes + crashed < 2;
+    WHERE owner IS NULL AND status IN ('sleeping', 'listening', 'paused')
+        AND (status <> 'paused' OR deadline_at IS NOT NULL) AND wake_at IS NOT NULL AND crashes + crashed < 2;
 CREATE INDEX executions_suspect ON executions (workflow, wake_at, id)
-    WHERE owner IS NULL AND status IN ('queued', 'sleeping', 'listening') AND wake_at IS NOT NULL AND crashes + crashed >= 2;
+    WHERE owner IS NULL AND status IN ('queued', 'sleeping', 'listening', 'paused')
+        AND (status <> 'paused' OR deadline_at IS NOT NULL) AND wake_at IS NOT NULL AND crashes + crashed >= 2;
 CREATE INDEX executions_owner ON executions (owner, id, epoch, signal) WHERE owner IS NOT NULL;
 
 -- Children of a parent, and parents that still have to see to theirs.
@@ -100,6 +109,7 @@ CREATE TABLE payloads (
     reason       TEXT,
     started_at   INTEGER,
     finished_at  INTEGER,
+    request      TEXT, -- of the restart or retry that began this run: sent again, it is recognised
     PRIMARY KEY (execution_id, run)
 );
 

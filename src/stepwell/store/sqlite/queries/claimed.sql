@@ -14,7 +14,8 @@ SELECT
     e.ending,
     e.reason,
     e.signal,
-    CASE WHEN e.ending = 'failed' THEN p.error END AS failing
+    CASE WHEN e.ending = 'failed' THEN p.error END AS failing,
+    e.status = 'paused' AS paused
 FROM json_each(:ids) AS wanted
 CROSS JOIN executions AS e ON e.id = wanted.value
 LEFT JOIN payloads AS p ON p.execution_id = e.id AND p.run = e.run

@@ -1,3 +1,6 @@
 UPDATE executions
-SET status = ?, wake_at = ?, waiting_for = ?
+SET
+    status = iif(status = 'paused', status, ?),
+    wake_at = iif(status = 'paused', wake_at, ?),
+    waiting_for = ?
 WHERE id = ? AND owner = ? AND epoch = ?

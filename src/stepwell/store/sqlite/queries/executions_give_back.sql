@@ -1,8 +1,10 @@
 -- By age, as if they had never left the queue; but suspects behind each other, so that the next crash hits another one.
+-- What is paused stays so.
 UPDATE executions
 SET owner = NULL,
-    status = 'queued',
+    status = iif(status = 'paused', status, 'queued'),
     wake_at = CASE
+        WHEN status = 'paused' THEN iif(ending IS NULL, deadline_at, NULL)
         WHEN crashes + :crashed >= 2 AND status = 'running' THEN :now
         ELSE MIN(created_at, :now)
     END,

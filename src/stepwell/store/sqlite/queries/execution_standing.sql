@@ -1,0 +1,1 @@
+SELECT workflow, status, run FROM executions WHERE id = :id

@@ -1,0 +1,3 @@
+UPDATE executions
+SET signal = signal + 1, wake_at = iif(status IN ('sleeping', 'listening'), :now, wake_at)
+WHERE id = :id

@@ -1,0 +1,1 @@
+SELECT request FROM payloads WHERE execution_id = :id AND run = :run
