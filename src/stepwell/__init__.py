@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ProcessDiedError,
         ReplayMismatchError,
         SchemaVersionError,
+        SecretKeyError,
         SerializationError,
         StepFailedError,
         StepTimeoutError,
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
     )
     from stepwell.retry import (
         RetryPolicy,
+    )
+    from stepwell.secret import (
+        Secret,
     )
     from stepwell.step import (
         Step,
@@ -88,6 +92,8 @@ __all__ = [
     "ReplayMismatchError",
     "RetryPolicy",
     "SchemaVersionError",
+    "Secret",
+    "SecretKeyError",
     "SerializationError",
     "Status",
     "Step",
@@ -109,6 +115,7 @@ _MODULES: Final = {
     "stepwell.app": ("App",),
     "stepwell.execution": ("AttemptInfo", "ErrorInfo", "Execution", "ExecutionInfo", "ExecutionList", "StepInfo"),
     "stepwell.retry": ("RetryPolicy",),
+    "stepwell.secret": ("Secret",),
     "stepwell.step": ("Step", "SyncStep", "current_step"),
     "stepwell.streams": ("StreamItem",),
     "stepwell.types": ("Status", "StepStatus"),

@@ -242,6 +242,7 @@ class App:
                 f"Workflow {name!r} is defined already, by {self._definitions[name].function!r}. Give one of them another name: @app.workflow(name=…)."
             )
         definition = Definition(name, function, options)
+        definition.check_secrets()
         workflow: Workflow[Any, Any] = Workflow(self, definition)
         self._definitions[name] = definition
         self._workflows[name] = workflow

@@ -9,22 +9,23 @@ from __future__ import annotations
 import inspect
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from types import NoneType
 from typing import Any, Final, Literal, TypeAlias, cast
 
 import msgspec
 
-from stepwell._accept import accept_parts, name_of
+from stepwell._accept import accept_parts, accept_secret, name_of
 from stepwell._preview import preview
 from stepwell._returns import return_annotation
 from stepwell._same import is_plain, is_same
 from stepwell._shape import Classes, is_enum, is_pydantic, shape_of, with_defaults
 from stepwell._tagged import TAG_TEXT, Refused, a, as_is, from_tagged, to_tagged
-from stepwell.errors import InvalidInputError, SerializationError
+from stepwell.errors import InvalidInputError, SecretKeyError, SerializationError
+from stepwell.secret import Secret
 
-__all__ = ["NO_ANNOTATION", "Codec", "codec_for", "codec_of_function", "preview"]
+__all__ = ["NO_ANNOTATION", "Codec", "codec_for", "codec_of_function", "names_secrets", "preview"]
 
 NO_ANNOTATION: Final = inspect.Signature.empty
 """Stands for a missing annotation."""
@@ -45,16 +46,18 @@ _encode_plain: Final = msgspec.json.Encoder().encode
 class Codec:
     """JSON text for values that no annotation describes: JSON's own types and those that can be tagged."""
 
-    __slots__ = ("annotation",)
+    __slots__ = ("annotation", "has_secrets")
 
     def __init__(self, annotation: object = NO_ANNOTATION) -> None:
         self.annotation = annotation
+        self.has_secrets = False
 
     def snapshot(self, value: object) -> Snapshot:
         """Give the text of the value, and the value as that text gives it back.
 
         Raises:
             SerializationError: The value cannot be stored, or would come back as something else.
+            SecretKeyError: It holds a secret, and there is no key.
         """
         cls = type(value)
         if cls is int and -_INT64 <= cast("int", value) < _INT64:
@@ -83,11 +86,14 @@ class Codec:
 
         Raises:
             SerializationError: The text is not JSON, or does not fit the annotation (any more).
+            SecretKeyError: It holds a secret that cannot be decrypted.
         """
         try:
             if TAG_TEXT in text:
                 return from_tagged(_decode_plain(text), self._classes())
             return self._decode(text)
+        except SecretKeyError:
+            raise
         except Refused as refused:
             raise SerializationError(f"The stored value does not fit: {refused}.") from refused
         except msgspec.MsgspecError as error:
@@ -109,6 +115,8 @@ class Codec:
             raise InvalidInputError(f"Invalid input: {refused}.") from refused
         try:
             return self.encode(accepted)
+        except SecretKeyError:
+            raise
         except SerializationError as error:
             raise InvalidInputError(f"Invalid input: {self.refusal(accepted, 'input') or error}") from error
 
@@ -136,6 +144,8 @@ class Codec:
             back = self.decode(text)
             if is_same(value, back):
                 return text, back
+        except SecretKeyError:
+            raise
         except Refused as refused:
             raise SerializationError(f"{refused}{self._advice(refused.cls, 'return')}.") from None
         except Exception as error:
@@ -189,17 +199,19 @@ class TypedCodec(Codec):
     def __init__(self, annotation: object) -> None:
         super().__init__(annotation)
         self._known = Classes((annotation,))
+        self.has_secrets = self._known.has_secrets
         self._only_json = self._known.only_json
         # Sets have no order of their own; the encoder that sorts them would sort dicts as well.
         order = "deterministic" if self._known.has_sets else None
         self._encode_typed = msgspec.json.Encoder(enc_hook=_encode_hook, order=order).encode
         self._decode_typed = _typed_decoder(annotation)
-        self._is_direct = self._decode_typed is not None and not (self._known.has_sets and self._known.has_dicts)
+        mixed = self._known.has_sets and self._known.has_dicts
+        self._is_direct = self._decode_typed is not None and not mixed and not self.has_secrets
 
     def snapshot(self, value: object) -> Snapshot:
         decode = self._decode_typed
         if decode is None or not self._is_direct:
-            return self._tagged(value)
+            return self._tagged(self._wrapped(value) if self.has_secrets else value)
         try:
             data = self._encode_typed(value)
             back = decode(data)
@@ -210,6 +222,15 @@ class TypedCodec(Codec):
         except Exception:  # code of the user's classes may raise anything; the tagged form says what is wrong
             return self._tagged(value)
         return self._tagged(value)
+
+    def _wrapped(self, value: object) -> object:
+        """The value with a Secret wherever the annotation says so: what was left unwrapped must not be stored in clear."""
+        try:
+            return self._accept_parts(value)
+        except Refused as refused:
+            raise SerializationError(
+                f"{a(type(value))} is not what {name_of(self.annotation)} says, which names secrets: {refused}."
+            ) from None
 
     def accept(self, value: object) -> object:
         decode = self._decode_typed
@@ -302,6 +323,11 @@ def _is_type(annotation: object) -> bool:
     )
 
 
+def names_secrets(annotations: Iterable[object]) -> bool:
+    """Whether one of the annotations, as far as it can be resolved now, names Secret. Nothing is kept of it."""
+    return Classes(annotations).has_secrets
+
+
 def codec_of_function(fn: Callable[..., Any], returns: object = NO_ANNOTATION) -> Codec:
     """Give the codec for what the function returns: of `returns` if given, else of its return annotation.
 
@@ -354,6 +380,11 @@ def _encode_hook(value: Any) -> Any:
 
 
 def _decode_hook(cls: Any, raw: Any) -> Any:
+    if cls is Secret or typing.get_origin(cls) is Secret:
+        try:
+            return accept_secret(raw, typing.get_args(cls), _accept)
+        except Refused as refused:
+            raise ValueError(refused.problem) from None
     if is_pydantic(cls):
         try:
             return cls.__pydantic_validator__.validate_json(_encode_plain(raw), **_load_options())

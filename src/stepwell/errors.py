@@ -7,6 +7,7 @@
     ├─ StepFailedError              a recorded failure that cannot be rebuilt as its own class
     ├─ NonRetryableError            raise it in a body: no further attempt
     ├─ SerializationError           a value that JSON and its type cannot bring back
+    │  └─ SecretKeyError            a secret that the keys at hand cannot store or read
     ├─ InvalidInputError            refused where it enters (also a ValueError)
     ├─ EventTimeoutError, StepTimeoutError     (also TimeoutError)
     ├─ ProcessDiedError             the process of a body with executor="process" ended by itself
@@ -124,6 +125,15 @@ class SerializationError(StepwellError):
     """A value cannot be stored, or cannot be brought back as what it was."""
 
     code = "serialization"
+
+
+class SecretKeyError(SerializationError):
+    """A secret cannot be stored, or a stored one not read, with the keys that this process has.
+
+    Nothing is lost: an execution that meets this goes back to the queue, for a worker that has the key.
+    """
+
+    code = "secret_key"
 
 
 class InvalidInputError(StepwellError, ValueError):

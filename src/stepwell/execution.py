@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from stepwell._engine.call import refuse_in_workflow_code
 from stepwell._engine.failure import error_summary
+from stepwell._tagged import for_people
 from stepwell.clock import from_us
 from stepwell.codec import Codec
 from stepwell.duration import Duration
@@ -362,7 +363,7 @@ def _error(text: str | None) -> ErrorInfo | None:
 
 
 def _shown(text: str | None) -> Any:
-    return None if text is None else json.loads(text)
+    return None if text is None else for_people(text)
 
 
 def _typed(codec: Codec, text: str) -> Any:
@@ -370,7 +371,7 @@ def _typed(codec: Codec, text: str) -> Any:
         return codec.decode(text)
     except StepwellError:
         # An older program wrote it; what is stored is better than nothing.
-        return json.loads(text)
+        return for_people(text)
 
 
 def _moment(value: int | None) -> datetime | None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from stepwell._engine.call import NOTHING, Call, Work, current
 from stepwell._engine.outcome import Outcome, Unwound
-from stepwell.errors import WorkflowCodeError
+from stepwell.errors import SecretKeyError, WorkflowCodeError
 from stepwell.ids import quote_step_name
 from stepwell.store.records import HistoryRow
 from stepwell.store.transitions import StepFinished, StepFlagged
@@ -136,7 +136,10 @@ async def result_of(call: Call, work: Work) -> Any:
     outcome = call.outcome
     assert outcome is not None  # noqa: S101 - set by whoever woke us
     if outcome.status == "completed":
-        return work.value_of(call, outcome.text or "null")
+        try:
+            return work.value_of(call, outcome.text or "null")
+        except SecretKeyError as error:
+            raise call.runner.give_back(error) from error
     if outcome.status == "failed":
         error = call.runner.host.errors.restore(outcome.text or "")
         parent = call.parent

@@ -21,7 +21,7 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Never, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Never, TypeVar, cast
 
 from stepwell._engine.background import start
 from stepwell._engine.call import Call, current
@@ -37,6 +37,7 @@ from stepwell.errors import (
     CrashLoopError,
     ExecutionTimeoutError,
     ReplayMismatchError,
+    SecretKeyError,
     SerializationError,
 )
 from stepwell.retry import RetryPolicy
@@ -61,6 +62,8 @@ from stepwell.store.transitions import (
 
 if TYPE_CHECKING:
     from stepwell._engine.definition import Definition
+
+E = TypeVar("E", bound=Exception)
 
 log: Final = logging.getLogger("stepwell")
 
@@ -263,7 +266,10 @@ class Runner(Strands):
 
     def _call_function(self) -> Awaitable[object]:
         definition = self.definition
-        arguments = definition.arguments(self.step, self.claimed.input, self.host.resources)
+        try:
+            arguments = definition.arguments(self.step, self.claimed.input, self.host.resources)
+        except SecretKeyError as error:
+            raise self.give_back(error) from error
         if definition.is_async:
             return definition.function(*arguments.args, **arguments.kwargs)
         return self.in_thread(lambda: definition.function(*arguments.args, **arguments.kwargs))
@@ -272,9 +278,12 @@ class Runner(Strands):
         definition = self.definition
         if self.claimed.failing is None:
             await self.record(Failing(self.id, self.epoch, self.run, error))
-        arguments = definition.error_arguments(
-            self.step, self.claimed.input, self.host.errors.restore(error), self.host.resources
-        )
+        try:
+            arguments = definition.error_arguments(
+                self.step, self.claimed.input, self.host.errors.restore(error), self.host.resources
+            )
+        except SecretKeyError as problem:
+            raise self.give_back(problem) from problem
         handler = cast("Callable[..., object]", definition.on_error)
         if inspect.iscoroutinefunction(handler):
             return await handler(*arguments.args, **arguments.kwargs)
@@ -319,7 +328,10 @@ class Runner(Strands):
     def _encode_output(self, value: object) -> str:
         if self._cleaning_up:
             return "null"
-        text = self.definition.output_codec.snapshot(value)[0]
+        try:
+            text = self.definition.output_codec.snapshot(value)[0]
+        except SecretKeyError as error:
+            raise self.give_back(error) from error
         self.check_size(text, "The output")
         return text
 
@@ -466,8 +478,11 @@ class Runner(Strands):
 
     def mismatch(self, path: str, problem: str) -> ReplayMismatchError:
         """The code does not fit the record: give the execution back for a worker whose code does."""
-        error = ReplayMismatchError(self.id, path, problem)
-        log.error("%s", error)
+        return self.give_back(ReplayMismatchError(self.id, path, problem))
+
+    def give_back(self, error: E) -> E:
+        """This worker cannot go on with the execution, another may: release it, and say why."""
+        log.error("Execution %s goes back to the queue: %s", self.id, error)
         self.request_stop(Release(self.clock.now() + MISMATCH_PAUSE_US, str(error)))
         return error
 
