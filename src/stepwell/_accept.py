@@ -69,7 +69,7 @@ def _accept_class(value: Any, origin: Any, args: tuple[Any, ...], accept: Accept
         return _accept_items(value, origin, args, accept)
     if _is_instance(value, origin):
         return value
-    raise _mismatch(value, origin)
+    raise _mismatch(value, origin, args)
 
 
 def name_of(annotation: object) -> str:
@@ -89,8 +89,8 @@ def accept_secret(value: object, args: tuple[Any, ...], accept: Accept) -> Secre
     return cast("Secret[Any]", value) if isinstance(value, Secret) and accepted is held else Secret(accepted)
 
 
-def _mismatch(value: Any, annotation: object) -> Refused:
-    if Classes((annotation,)).has_secrets:
+def _mismatch(value: Any, annotation: object, args: tuple[object, ...] = ()) -> Refused:
+    if Classes((annotation, *args)).has_secrets:
         return Refused("", f"Expected {name_of(annotation)}, got {type(value).__name__}")
     return Refused("", f"Expected {name_of(annotation)}, got {shown(value)}")
 
@@ -168,7 +168,7 @@ def _accept_enum(value: object, cls: type[Enum]) -> object:
 
 def _accept_items(value: Any, origin: Any, args: tuple[Any, ...], accept: Accept) -> object:
     if type(cast("object", value)) in (set, frozenset) and is_kind_of(origin, Sequence):
-        raise _mismatch(value, origin)
+        raise _mismatch(value, origin, args)
     items: list[object] = [*value]
     if origin is tuple and args[-1] is not Ellipsis:
         if len(items) != len(args):

@@ -29,6 +29,7 @@ from stepwell.secret import LOST, MASK, Secret, peek
 TAG: Final = "$type"
 TAG_TEXT: Final = '"$type"'
 """Text in which this does not occur has no tags."""
+_SEALED: Final = '{"$type":"secret",'
 
 _STR: Final = frozenset((str,))
 _MAX_BITS: Final = 14_284
@@ -170,6 +171,30 @@ def _write_decimal(value: Decimal, _classes: Classes, _depth: int) -> Any:
 
 def _write_complex(value: complex, classes: Classes, depth: int) -> Any:
     return _tag("complex", [to_tagged(value.real, classes, depth), to_tagged(value.imag, classes, depth)])
+
+
+class Vault:
+    """Writes and reads secrets for encoders that follow an annotation, pydantic's among them."""
+
+    def __init__(self, classes: Classes) -> None:
+        self._classes = classes
+        self.written = 0
+
+    def write_secret(self, secret: Secret[Any]) -> Any:
+        """The stored form of a secret."""
+        self.written += 1
+        return _write_secret(secret, self._classes, MAX_DEPTH - 1)
+
+    def read_secret(self, raw: Any) -> Secret[Any] | None:
+        """The secret of a stored form; None when it is something else."""
+        if not isinstance(raw, dict) or cast("dict[str, Any]", raw).get(TAG) != "secret":
+            return None
+        return cast("Secret[Any]", from_tagged(raw, self._classes))
+
+
+def has_only_secrets(text: str) -> bool:
+    """Whether all tags of the text are those of secrets."""
+    return text.count(TAG_TEXT) == text.count(_SEALED)
 
 
 def _write_secret(value: Secret[Any], classes: Classes, depth: int) -> Any:

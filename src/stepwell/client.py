@@ -169,12 +169,12 @@ class Client:
         )
 
     def _input_text(self, definition: Definition, input: object) -> str:
+        definition.check_keys()
         if not definition.takes_input:
             if input is not None:
                 raise InvalidInputError(f"Workflow {definition.name!r} takes no input, got {input!r}.")
             return NO_INPUT
         try:
-            definition.check_keys()
             text = definition.input_codec.validate(input)
         except InvalidInputError as error:
             raise InvalidInputError(f"Workflow {definition.name!r}: {error}") from error

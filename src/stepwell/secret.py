@@ -83,7 +83,7 @@ class Secret(Generic[T_co]):
         from pydantic_core import core_schema
 
         held = typing.get_args(source)
-        return core_schema.no_info_wrap_validator_function(
+        return core_schema.with_info_wrap_validator_function(
             _wrapped,
             handler.generate_schema(held[0]) if held else core_schema.any_schema(),
             serialization=core_schema.plain_serializer_function_ser_schema(
@@ -119,11 +119,17 @@ def without_secrets(value: Any) -> Any:
     return value
 
 
-def _wrapped(value: Any, check: Callable[[Any], Any]) -> Secret[Any]:
+def _wrapped(value: Any, check: Callable[[Any], Any], info: Any) -> Secret[Any]:
+    read = getattr(info.context, "read_secret", None)
+    if read is not None and (stored := read(value)) is not None:
+        return stored
     return Secret(check(peek(cast("Secret[Any]", value)) if isinstance(value, Secret) else value))
 
 
-def _pydantic_text(_: Secret[Any], info: Any) -> str:
+def _pydantic_text(secret: Secret[Any], info: Any) -> Any:
+    write = getattr(info.context, "write_secret", None)
+    if write is not None:
+        return write(secret)
     if info.round_trip:
         raise ValueError("A Secret is not written as JSON")
     return MASK

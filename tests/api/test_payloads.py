@@ -1,0 +1,459 @@
+"""Secrets, keys and limits of payloads, as users meet them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+
+from stepwell import (
+    App,
+    ConfigError,
+    ExecutionExistsError,
+    ExecutionFailedError,
+    InvalidInputError,
+    Secret,
+    SecretKeyError,
+    SerializationError,
+    Step,
+    SyncStep,
+    Workflow,
+)
+from stepwell import _revealed as revealed
+from stepwell.cli import main
+from stepwell.testing import sandbox
+
+pytestmark = pytest.mark.anyio
+
+CANARY = "canary-7f3a-51cc"
+KEY = Fernet.generate_key().decode()
+OTHER_KEY = Fernet.generate_key().decode()
+VARIABLE = "STEPWELL_SECRET_KEY"
+MASK = "**********"
+PAUSE = "31 seconds"
+"""After so long a worker looks again at an execution that it could not read."""
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, KEY)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_revealed() -> Iterator[None]:
+    revealed._texts.clear()
+    yield
+    revealed._texts.clear()
+
+
+@dataclass
+class Login:
+    user: str
+    password: Secret[str]
+
+
+@dataclass
+class Session:
+    user: str
+    token: Secret[str]
+
+
+class LoginError(Exception):
+    pass
+
+
+async def sign_in(login: Login) -> Session:
+    return Session(login.user, Secret(f"{login.password.reveal()}-token"))
+
+
+async def unannotated(login: Login):
+    return {"token": login.password}
+
+
+async def refuse(login: Login, wrapped: bool) -> None:
+    raise LoginError("no", login.password if wrapped else login.password.reveal())
+
+
+def site() -> tuple[App, Workflow[Login, Session]]:
+    app = App("site")
+
+    @app.workflow(retries=1)
+    async def enter(step: Step, login: Login) -> Session:
+        session = await step.run("sign-in", sign_in, login)
+        same = await step.run("plain", unannotated, login)
+        assert same["token"] == login.password
+        for wrapped in (True, False):
+            try:
+                await step.run(f"refuse-{wrapped}", refuse, login, wrapped, retry_delay=0)
+            except LoginError as error:
+                step.log.warning("refused: %s, %s", error, login)
+        await step.run("input", sign_in, login, input={"for": login.password})
+        await step.sleep("nap", "1 hour")
+        return session
+
+    @app.workflow(retries=0)
+    async def failing(step: Step, login: Login) -> None:
+        step.log.error("about to fail with %s", login.password.reveal())
+        raise LoginError(f"wrong password {login.password.reveal()}", login.password)
+
+    return app, enter
+
+
+# ---------------------------------------------------------------------------------------------------- the canary
+
+
+def test_a_secret_is_nowhere_in_clear(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """S17."""
+    caplog.set_level(logging.DEBUG)
+    app, enter = site()
+    seen: list[str] = []
+    database = f"sqlite:///{tmp_path}/site.db"
+
+    async def live() -> None:
+        async with sandbox(app, database=database) as tester:
+            execution = await enter.trigger(Login("ann", Secret(CANARY)), id="good")
+            failed = await app.workflows["failing"].trigger({"user": "ann", "password": CANARY}, id="bad")
+            await tester.settle()
+            await tester.crash()
+            await tester.advance("2 hours")
+            assert (await execution.result()).token.reveal() == f"{CANARY}-token"
+            with pytest.raises(ExecutionFailedError) as raised:
+                await failed.result()
+            seen.append(repr(raised.value) + repr(raised.value.__cause__))
+            for each in (execution, failed):
+                info, steps = await each.info(), await each.steps()
+                seen.append(json.dumps([info.to_dict(), *[step.to_dict() for step in steps]]) + repr((info, steps)))
+            for path in tmp_path.iterdir():
+                assert CANARY.encode() not in path.read_bytes(), path.name
+                assert path.stat().st_mode & 0o777 == 0o600, path.name
+            assert {"site.db", "site.db-wal"} <= {path.name for path in tmp_path.iterdir()}
+
+    asyncio.run(live())
+    monkeypatch.chdir(tmp_path)
+    for key in (KEY, ""):
+        monkeypatch.setenv(VARIABLE, key)
+        for command in ("describe", "steps", "result"):
+            for more in ((), ("--json",)):
+                for id in ("good", "bad"):
+                    with pytest.raises(SystemExit):
+                        main(["--database", database, "executions", command, id, *more])
+                    said = capsys.readouterr()
+                    seen.append(said.out + said.err)
+
+    everything = "".join(seen) + caplog.text
+    assert CANARY not in everything
+    assert MASK in everything
+    assert "gAAAA" not in "".join(seen)
+
+
+async def test_views_show_masks_and_results_give_secrets() -> None:
+    app, enter = site()
+
+    async with sandbox(app) as tester:
+        execution = await enter.trigger(Login("ann", Secret(CANARY)))
+        await tester.advance("2 hours")
+
+        info = await execution.info()
+        assert info.input == {"user": "ann", "password": MASK}
+        assert info.output == Session("ann", Secret(f"{CANARY}-token"))
+        assert info.to_dict()["output"] == {"user": "ann", "token": MASK}
+        steps = {step.name: step for step in await execution.steps()}
+        assert steps["sign-in"].input == [{"user": "ann", "password": MASK}]
+        assert steps["plain"].output == {"token": MASK}
+        assert steps["input"].input == {"for": MASK}
+        assert await app.get_execution(execution.id).result() == {"user": "ann", "token": Secret(f"{CANARY}-token")}
+
+
+# ------------------------------------------------------------------------------------------------------ without a key
+
+
+@pytest.mark.parametrize("value", ["", "not-a-key"])
+def test_a_workflow_with_secrets_needs_a_key_at_its_definition(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv(VARIABLE, value)
+    app = App()
+
+    async def takes(step: Step, login: Login) -> None: ...
+    async def gives(step: Step) -> list[Session]: ...
+    async def neither(step: Step, name: str) -> int: ...
+
+    for function in (takes, gives):
+        with pytest.raises(ConfigError, match=f"Workflow '{function.__name__}' uses Secret.*STEPWELL_SECRET_KEY"):
+            app.workflow(function)
+    app.workflow(neither)
+    assert list(app.workflows) == ["neither"]
+
+
+async def test_annotations_that_are_resolved_later_are_checked_at_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE)
+    app, ran = App(), list[int]()
+
+    def later(step: SyncStep) -> Any:
+        ran.append(1)
+
+    later.__annotations__["return"] = "DefinedLater"
+    flow = app.workflow(later)
+    monkeypatch.setitem(globals(), "DefinedLater", Session)
+
+    async with sandbox(app):
+        with pytest.raises(SecretKeyError, match="set STEPWELL_SECRET_KEY"):
+            await flow.trigger()
+        assert ((await app.list_executions()).executions, ran) == ([], [])
+
+
+@pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
+async def test_a_step_that_gives_secrets_waits_for_a_worker_with_the_key(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, sync: bool
+) -> None:
+    app, ran = App(), list[str]()
+
+    def make(name: str) -> Secret[str]:
+        ran.append(name)
+        return Secret(CANARY)
+
+    if sync:
+
+        @app.workflow
+        def flow(step: SyncStep) -> int:
+            step.run("before", ran.append, "before")
+            return len(step.run("make", make, "made").reveal())
+    else:
+
+        @app.workflow
+        async def flow(step: Step) -> int:
+            await step.run("before", ran.append, "before")
+            return len((await step.run("make", make, "made")).reveal())
+
+    monkeypatch.delenv(VARIABLE)
+    async with sandbox(app) as tester:
+        execution = await flow.trigger()
+        await tester.settle()
+
+        info = await execution.info()
+        assert (info.status, ran) == ("queued", ["before"])
+        assert "set STEPWELL_SECRET_KEY" in str(info.waiting_for)
+        assert "goes back to the queue" in caplog.text
+
+        monkeypatch.setenv(VARIABLE, KEY)
+        await tester.advance(PAUSE)
+        assert await execution.result() == len(CANARY)
+        assert ran == ["before", "made"]
+
+
+async def test_a_secret_that_no_annotation_shows_fails_its_step_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, ran = App(), list[int]()
+
+    def make():
+        ran.append(1)
+        return [Secret(CANARY)]
+
+    @app.workflow
+    async def flow(step: Step) -> object:
+        return await step.run("make", make)
+
+    monkeypatch.delenv(VARIABLE)
+    async with sandbox(app) as tester:
+        execution = await flow.trigger()
+        await tester.settle()
+
+        with pytest.raises(ExecutionFailedError, match=r"SerializationError: Step 'make': .*STEPWELL_SECRET_KEY"):
+            await execution.result()
+        assert ran == [1]
+
+
+async def test_an_output_that_no_annotation_shows_waits_for_a_worker_with_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = App()
+
+    @app.workflow
+    async def flow(step: Step) -> object:
+        return Secret(CANARY)
+
+    monkeypatch.delenv(VARIABLE)
+    async with sandbox(app) as tester:
+        execution = await flow.trigger()
+        await tester.settle()
+        assert (await execution.info()).status == "queued"
+
+        monkeypatch.setenv(VARIABLE, KEY)
+        await tester.advance(PAUSE)
+        assert await execution.result() == Secret(CANARY)
+
+
+# ----------------------------------------------------------------------------------------------------- another key
+
+
+@pytest.mark.parametrize("key", [OTHER_KEY, ""], ids=["another", "none"])
+async def test_a_replay_that_cannot_read_runs_nothing_and_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    app, ran = App(), list[str]()
+
+    def make(name: str) -> object:
+        ran.append(name)
+        return Secret(CANARY)
+
+    @app.workflow
+    async def flow(step: Step) -> bool:
+        try:
+            first = await step.run("first", make, "first")
+        except Exception:
+            ran.append("swallowed")
+            first = None
+        await step.sleep("nap", "1 hour")
+        second = await step.run("second", make, "second")
+        return first == second
+
+    async with sandbox(app) as tester:
+        execution = await flow.trigger()
+        await tester.advance("30 min")
+        monkeypatch.setenv(VARIABLE, key)
+        await tester.advance("1 hour")
+        info = await execution.info()
+        assert info.status == "queued"
+        assert VARIABLE in str(info.waiting_for)
+        assert [step.name for step in await execution.steps()] == ["first", "nap"]
+
+        monkeypatch.setenv(VARIABLE, f"{OTHER_KEY},{KEY}")
+        await tester.advance(PAUSE)
+        assert await execution.result() is True
+        assert ran[0] == "first"
+        assert ran[-1] == "second"
+        assert ran.count("first") == ran.count("second") == 1
+
+
+@pytest.mark.parametrize("key", [OTHER_KEY, ""], ids=["another", "none"])
+async def test_an_input_that_cannot_be_read_waits_for_a_worker_with_the_key(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    app, ran = App(), list[str]()
+
+    @app.workflow
+    async def flow(step: Step, login: Login) -> str:
+        ran.append("run")
+        return login.password.reveal()
+
+    @flow.on_error
+    async def clean_up(step: Step, login: Login, error: BaseException) -> None:
+        ran.append("on_error")
+
+    async with sandbox(app) as tester:
+        execution = await flow.trigger(Login("ann", Secret(CANARY)), delay=60)
+        monkeypatch.setenv(VARIABLE, key)
+        await tester.advance("2 min")
+        assert ((await execution.info()).status, ran) == ("queued", [])
+
+        monkeypatch.setenv(VARIABLE, KEY)
+        await tester.advance(PAUSE)
+        assert await execution.result() == CANARY
+
+
+async def test_on_error_waits_for_a_worker_with_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, ran = App(), list[str]()
+
+    @app.workflow
+    async def flow(step: Step, login: Login) -> None:
+        monkeypatch.setenv(VARIABLE, OTHER_KEY)
+        raise LoginError("no")
+
+    @flow.on_error
+    async def clean_up(step: Step, login: Login, error: BaseException) -> None:
+        ran.append(login.password.reveal())
+
+    async with sandbox(app) as tester:
+        execution = await flow.trigger(Login("ann", Secret(CANARY)))
+        await tester.settle()
+        assert ((await execution.info()).status, ran) == ("queued", [])
+
+        monkeypatch.setenv(VARIABLE, KEY)
+        await tester.advance(PAUSE)
+        assert ((await execution.info()).status, ran) == ("failed", [CANARY])
+
+
+async def test_a_result_that_cannot_be_read_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = App()
+
+    @app.workflow
+    async def flow(step: Step) -> Session:
+        return Session("ann", Secret(CANARY))
+
+    async with sandbox(app) as tester:
+        execution = await flow.trigger()
+        await tester.settle()
+        monkeypatch.setenv(VARIABLE, OTHER_KEY)
+
+        with pytest.raises(SecretKeyError, match="not the key in STEPWELL_SECRET_KEY") as raised:
+            await execution.result()
+        assert CANARY not in str(raised.value)
+        assert (await execution.info()).to_dict()["output"] == {"user": "ann", "token": MASK}
+
+
+async def test_the_same_input_is_found_again_although_its_text_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, enter = site()
+
+    async with sandbox(app):
+        first = await enter.trigger(Login("ann", Secret("a")), id="A", delay=60)
+        monkeypatch.setenv(VARIABLE, f"{OTHER_KEY},{KEY}")
+        assert await enter.trigger(Login("ann", Secret("a")), id="A", if_exists="return") == first
+        with pytest.raises(ExecutionExistsError):
+            await enter.trigger(Login("ann", Secret("b")), id="A", if_exists="return")
+        with pytest.raises(ExecutionExistsError):
+            await enter.trigger(Login("ann", Secret("a")), id="A")
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "a\0b", "\ud800", ["x", {"y": float("-inf")}]])
+async def test_what_databases_do_not_take_is_refused_where_it_enters(value: Any) -> None:
+    """S14."""
+    app = App()
+
+    @app.workflow
+    async def flow(step: Step, value: Any) -> Any:
+        return value
+
+    @app.workflow
+    async def returning(step: Step) -> Any:
+        with pytest.raises(SerializationError):
+            await step.run("body", lambda: value, retries=0)
+        return "refused"
+
+    async with sandbox(app) as tester:
+        for refused in (value, Secret(value)):
+            with pytest.raises(InvalidInputError):
+                await flow.trigger(refused)
+        execution = await returning.trigger()
+        await tester.settle()
+        assert await execution.result() == "refused"
+
+
+async def test_payloads_have_a_limit() -> None:
+    """S13."""
+    app = App(payload_limit=2048)
+
+    @app.workflow
+    async def flow(step: Step, text: str) -> str:
+        with pytest.raises(SerializationError, match="at most 2,048 are allowed"):
+            await step.run("long", lambda: text * 2, retries=0)
+        return text * 2
+
+    async with sandbox(app) as tester:
+        with pytest.raises(InvalidInputError, match="at most 2,048 are allowed"):
+            await flow.trigger("x" * 2100)
+        execution = await flow.trigger("x" * 1500)
+        await tester.settle()
+        with pytest.raises(ExecutionFailedError, match="at most 2,048 are allowed"):
+            await execution.result()
