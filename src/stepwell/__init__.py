@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         InvalidTransitionError,
         NonRetryableError,
         NoStepContextError,
+        PayloadCodecError,
         ProcessDiedError,
         ReplayMismatchError,
         SchemaVersionError,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         StreamItem,
     )
     from stepwell.types import (
+        PayloadCodec,
         Status,
         StepStatus,
     )
@@ -88,6 +90,8 @@ __all__ = [
     "InvalidTransitionError",
     "NoStepContextError",
     "NonRetryableError",
+    "PayloadCodec",
+    "PayloadCodecError",
     "ProcessDiedError",
     "ReplayMismatchError",
     "RetryPolicy",
@@ -118,7 +122,7 @@ _MODULES: Final = {
     "stepwell.secret": ("Secret",),
     "stepwell.step": ("Step", "SyncStep", "current_step"),
     "stepwell.streams": ("StreamItem",),
-    "stepwell.types": ("Status", "StepStatus"),
+    "stepwell.types": ("PayloadCodec", "Status", "StepStatus"),
     "stepwell.workflow": ("Workflow",),
 }
 _HOMES: Final = {name: module for module, names in _MODULES.items() for name in names}

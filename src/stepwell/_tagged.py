@@ -21,9 +21,11 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from stepwell._coded import NO_CODEC
 from stepwell._keys import secret_keys
 from stepwell._same import MAX_DEPTH, zone_of
 from stepwell._shape import MISSING, Classes, Shape, shape_of
+from stepwell.errors import PayloadCodecError
 from stepwell.secret import LOST, MASK, Secret, peek
 
 TAG: Final = "$type"
@@ -341,6 +343,11 @@ def _read_secret(raw: dict[str, Any], classes: Classes) -> Secret[Any]:
         raise Refused("The value of a Secret", refused.problem) from None
 
 
+def _read_unreadable(raw: dict[str, Any], _classes: Classes) -> Any:
+    problem = NO_CODEC if raw[TAG] == "coded" else raw["value"]
+    raise PayloadCodecError(f"A stored payload cannot be read: {problem}.")
+
+
 def _reader(convert: Callable[[Any], Any]) -> Callable[[dict[str, Any], Classes], Any]:
     return lambda raw, _classes: convert(raw["value"])
 
@@ -370,6 +377,8 @@ _READ: Final[dict[str, Callable[[dict[str, Any], Classes], Any]]] = {
     "bytearray": _reader(lambda text: bytearray(_from_base64(text))),
     "complex": _reader(lambda parts: complex(*parts)),
     "secret": _read_secret,
+    "coded": _read_unreadable,
+    "unreadable": _read_unreadable,
 }
 
 
@@ -379,7 +388,15 @@ def for_people(text: str) -> Any:
 
 
 def _masked(raw: dict[str, Any]) -> Any:
-    return MASK if raw.get(TAG) == "secret" else raw
+    match raw.get(TAG):
+        case "secret":
+            return MASK
+        case "coded":
+            return f"<cannot be read: {NO_CODEC}>"
+        case "unreadable":
+            return f"<cannot be read: {raw['value']}>"
+        case _:
+            return raw
 
 
 def a(cls: type) -> str:

@@ -23,7 +23,7 @@ from stepwell.errors import (
     ExecutionNotFoundError,
     InvalidInputError,
     InvalidTransitionError,
-    SecretKeyError,
+    PayloadCodecError,
     SerializationError,
 )
 from stepwell.execution import Execution, ExecutionList, info_of
@@ -220,7 +220,7 @@ class Client:
         codec = definition.input_codec
         try:
             return is_same(codec.decode(row.input), codec.decode(new.input))
-        except SecretKeyError:
+        except PayloadCodecError:
             raise
         except SerializationError:  # what is there was written by other code
             return False

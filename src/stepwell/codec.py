@@ -22,7 +22,7 @@ from stepwell._returns import return_annotation
 from stepwell._same import is_plain, is_same
 from stepwell._shape import Classes, is_enum, is_pydantic, shape_of, with_defaults
 from stepwell._tagged import TAG_TEXT, Refused, Vault, a, as_is, from_tagged, has_only_secrets, to_tagged
-from stepwell.errors import InvalidInputError, SecretKeyError, SerializationError
+from stepwell.errors import InvalidInputError, PayloadCodecError, SerializationError
 from stepwell.secret import Secret
 
 __all__ = ["NO_ANNOTATION", "Codec", "codec_for", "codec_of_function", "names_secrets", "preview"]
@@ -92,7 +92,7 @@ class Codec:
             if TAG_TEXT in text and not (self.has_secrets and has_only_secrets(text)):
                 return from_tagged(_decode_plain(text), self._classes())
             return self._decode(text)
-        except SecretKeyError:
+        except PayloadCodecError:
             raise
         except Refused as refused:
             raise SerializationError(f"The stored value does not fit: {refused}.") from refused
@@ -115,7 +115,7 @@ class Codec:
             raise InvalidInputError(f"Invalid input: {refused}.") from refused
         try:
             return self.encode(accepted)
-        except SecretKeyError:
+        except PayloadCodecError:
             raise
         except SerializationError as error:
             raise InvalidInputError(f"Invalid input: {self.refusal(accepted, 'input') or error}") from error
@@ -144,7 +144,7 @@ class Codec:
             back = self.decode(text)
             if is_same(value, back):
                 return text, back
-        except SecretKeyError:
+        except PayloadCodecError:
             raise
         except Refused as refused:
             raise SerializationError(f"{refused}{self._advice(refused.cls, 'return')}.") from None
@@ -239,7 +239,7 @@ class TypedCodec(Codec):
             text, back = data.decode(), decode(data)
             if is_same(value, back) and text.count(TAG_TEXT) == vault.written and _NUL not in text:
                 return text, back
-        except SecretKeyError:
+        except PayloadCodecError:
             raise
         except Exception:  # as in `snapshot`
             return self._tagged(value)

@@ -354,7 +354,8 @@ def _attempt(row: AttemptRow) -> AttemptInfo:
 
 def _step_name(row: StepRow) -> str:
     if row.kind == "progress" and row.output is not None:
-        return str(json.loads(row.output)["message"])
+        milestone = for_people(row.output)
+        return str(cast("dict[str, object]", milestone)["message"] if isinstance(milestone, dict) else milestone)
     return unquote_step_name(row.path.rpartition("/")[2])
 
 

@@ -21,7 +21,13 @@ from stepwell._engine.failure import record_error
 from stepwell._engine.outcome import Outcome
 from stepwell._keys import secret_keys
 from stepwell.codec import Codec
-from stepwell.errors import NonRetryableError, SecretKeyError, SerializationError, StepTimeoutError, WorkflowCodeError
+from stepwell.errors import (
+    NonRetryableError,
+    PayloadCodecError,
+    SerializationError,
+    StepTimeoutError,
+    WorkflowCodeError,
+)
 from stepwell.retry import RetryPolicy
 from stepwell.store.records import HistoryRow
 from stepwell.store.transitions import StepFinished, StepRetrying, Verdict
@@ -61,7 +67,7 @@ class BodyWork(Struct, gc=False):
     def value_of(self, call: Call, text: str) -> object:
         try:
             return self.codec.decode(text)
-        except SecretKeyError:
+        except PayloadCodecError:
             raise
         except SerializationError as error:
             raise call.runner.mismatch(
@@ -300,7 +306,7 @@ def _check_keys(call: Call) -> None:
     """Before the body runs: a result that could not be stored would be lost."""
     try:
         secret_keys()
-    except SecretKeyError as error:
+    except PayloadCodecError as error:
         raise call.runner.give_back(error) from error
 
 

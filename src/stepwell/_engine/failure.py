@@ -15,9 +15,10 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from stepwell._coded import problem_of
 from stepwell._revealed import without_revealed
 from stepwell.codec import NO_ANNOTATION, codec_for
-from stepwell.errors import InvalidInputError, StepFailedError, StepwellError
+from stepwell.errors import InvalidInputError, PayloadCodecError, StepFailedError, StepwellError
 from stepwell.secret import MASK, without_secrets
 
 _LIMIT: Final = 16_384
@@ -193,7 +194,14 @@ class ErrorRegistry:
             self._known[_dotted(cls)] = cls
 
     def restore(self, text: str) -> Exception:
-        """Give the recorded error, new each time; never raises whatever the record holds."""
+        """Give the recorded error, new each time, whatever the record holds.
+
+        Raises:
+            PayloadCodecError: It cannot be read by this process: another error must not take its place.
+        """
+        problem = problem_of(text)
+        if problem is not None:
+            raise PayloadCodecError(f"A recorded error cannot be read: {problem}.")
         record = _parsed(text)
         error = self._rebuild(record) or _stand_in(record)
         if record.traceback:
@@ -241,6 +249,9 @@ def _loaded_classes() -> dict[str, type[Exception] | None]:
 
 
 def _parsed(text: str) -> _Record:
+    problem = problem_of(text)
+    if problem is not None:
+        return _Record("unknown", f"the recorded error cannot be read ({problem})")
     try:
         return _decode(text)
     except (msgspec.MsgspecError, RecursionError) as error:

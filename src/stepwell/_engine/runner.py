@@ -36,8 +36,8 @@ from stepwell._engine.strands import Strands
 from stepwell.errors import (
     CrashLoopError,
     ExecutionTimeoutError,
+    PayloadCodecError,
     ReplayMismatchError,
-    SecretKeyError,
     SerializationError,
 )
 from stepwell.retry import RetryPolicy
@@ -268,7 +268,7 @@ class Runner(Strands):
         definition = self.definition
         try:
             arguments = definition.arguments(self.step, self.claimed.input, self.host.resources)
-        except SecretKeyError as error:
+        except PayloadCodecError as error:
             raise self.give_back(error) from error
         if definition.is_async:
             return definition.function(*arguments.args, **arguments.kwargs)
@@ -282,7 +282,7 @@ class Runner(Strands):
             arguments = definition.error_arguments(
                 self.step, self.claimed.input, self.host.errors.restore(error), self.host.resources
             )
-        except SecretKeyError as problem:
+        except PayloadCodecError as problem:
             raise self.give_back(problem) from problem
         handler = cast("Callable[..., object]", definition.on_error)
         if inspect.iscoroutinefunction(handler):
@@ -330,7 +330,7 @@ class Runner(Strands):
             return "null"
         try:
             text = self.definition.output_codec.snapshot(value)[0]
-        except SecretKeyError as error:
+        except PayloadCodecError as error:
             raise self.give_back(error) from error
         self.check_size(text, "The output")
         return text
@@ -482,9 +482,12 @@ class Runner(Strands):
 
     def give_back(self, error: E) -> E:
         """This worker cannot go on with the execution, another may: release it, and say why."""
-        log.error("Execution %s goes back to the queue: %s", self.id, error)
-        self.request_stop(Release(self.clock.now() + MISMATCH_PAUSE_US, str(error)))
+        self.request_stop(self._given_back(error))
         return error
+
+    def _given_back(self, error: Exception) -> Release:
+        log.error("Execution %s goes back to the queue: %s", self.id, error)
+        return Release(self.clock.now() + MISMATCH_PAUSE_US, str(error))
 
     # ---------------------------------------------------------------------------------------------- recording
 
@@ -499,7 +502,7 @@ class Runner(Strands):
             await self.unwound()
         verdict = await self.send(transition)
         if isinstance(verdict, Exception):
-            raise verdict
+            raise self._refusal(verdict)
         if verdict is not None or self.stop is not None:
             await self.unwound()
 
@@ -532,10 +535,14 @@ class Runner(Strands):
                 call.settle_later(outcome)
             raise cancelled
         if isinstance(verdict, Exception):
-            raise verdict
+            raise self._refusal(verdict)
         if isinstance(verdict, Refused) or self.stop is not None:
             await self.unwound()
         return verdict
+
+    def _refusal(self, problem: Exception) -> Exception:
+        """What a call raises whose record was not taken. It must not look like an outcome when the codec is to blame."""
+        return self.give_back(problem) if isinstance(problem, PayloadCodecError) else problem
 
     def send(self, transition: OwnerTransition) -> asyncio.Future[Verdict]:
         """Write a transition of an execution that is not leaving; the future gives the verdict."""
@@ -597,6 +604,8 @@ class Runner(Strands):
         elif isinstance(transition, Finished) and transition.status == "completed":
             log.error("The output of execution %s cannot be stored: %s", self.id, verdict)
             self._close(Failed(record_error(SerializationError(f"The output cannot be stored: {verdict}"))))
+        elif self._closing and isinstance(verdict, PayloadCodecError) and not isinstance(self.stop, Release):
+            self._close(self._given_back(verdict))
         elif self._closing:
             log.error("The end of execution %s cannot be stored: %s", self.id, verdict)
             self._depart(Lost())

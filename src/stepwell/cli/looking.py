@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias
 
 import click
 
-from stepwell import App, Execution, SecretKeyError
+from stepwell import App, Execution, PayloadCodecError
 from stepwell.cli.console import put, put_json, put_value, say, set_up_logging
 from stepwell.cli.describe import description
 from stepwell.cli.follow import follow
@@ -69,8 +69,8 @@ def result(ctx: click.Context, /, id: str, timeout: float | str | None, as_json:
     async def act(_: App, execution: Execution[Any]) -> int:
         try:
             value = await execution.result(timeout)
-        except SecretKeyError:
-            # Secrets are shown as masks anyway, and looking on needs no key.
+        except PayloadCodecError:
+            # What cannot be read is shown as a mask: looking on needs no key and no codec.
             value = (await execution.info()).output
         put_value(value, as_json=as_json)
         return 0
