@@ -19,6 +19,7 @@ from stepwell import (
     ExecutionExistsError,
     ExecutionFailedError,
     InvalidInputError,
+    PayloadCodecError,
     Secret,
     SecretKeyError,
     SerializationError,
@@ -457,3 +458,276 @@ async def test_payloads_have_a_limit() -> None:
         await tester.settle()
         with pytest.raises(ExecutionFailedError, match="at most 2,048 are allowed"):
             await execution.result()
+
+
+# ----------------------------------------------------------------------------------------------------- App(codec=…)
+
+
+class Locked:
+    """A codec with a key ring, which can be taken away. What it gives differs each time."""
+
+    def __init__(self, *keys: int) -> None:
+        self.keys = list(keys)
+        self.count = 0
+        self.refused = ""
+
+    async def encode(self, data: bytes) -> bytes:
+        await asyncio.sleep(0)
+        self._check(data.decode())
+        self.count += 1
+        key = self.keys[0]
+        return f"{self.count}.{key}.".encode() + bytes(byte ^ key for byte in data)
+
+    def decode(self, data: bytes) -> bytes:
+        _, key, rest = data.split(b".", 2)
+        if int(key) not in self.keys:
+            raise LookupError(f"key {int(key)} is not here")
+        text = bytes(byte ^ int(key) for byte in rest)
+        self._check(text.decode())
+        return text
+
+    def _check(self, text: str) -> None:
+        if self.refused and self.refused in text:
+            raise OSError("the key server is away")
+
+
+class Shop:
+    """Workflows whose every kind of payload says `canary`."""
+
+    def __init__(self, codec: Locked | None) -> None:
+        self.ran: list[str] = []
+        self.app = app = App(codec=codec)
+
+        @app.workflow(retries=1)
+        async def order(step: Step, name: str) -> str:
+            made = await step.run("make", self.note, f"{name}-made", retry_delay=0)
+            try:
+                await step.run("fail", self.fail, name, retry_delay=0)
+            except LoginError as error:
+                self.ran.append(f"caught {error}")
+            heard = await step.listen("go", returns=str)
+            child = await step.execute_workflow("child", part, name)
+            await step.sleep("nap", "1 hour")
+            last = await step.run("last", self.note, "last")
+            return f"{made} {heard} {child} {last}"
+
+        @app.workflow
+        async def part(step: Step, name: str) -> str:
+            return f"{name}-part"
+
+        @app.workflow(retries=0)
+        async def failing(step: Step, name: str) -> None:
+            raise LoginError(name)
+
+        @failing.on_error
+        async def clean_up(step: Step, name: str, error: BaseException) -> None:
+            self.ran.append(f"cleaned up {name} {error}")
+
+        self.order, self.failing = order, failing
+
+    async def note(self, text: str) -> str:
+        self.ran.append(text)
+        return text
+
+    async def fail(self, text: str) -> None:
+        raise LoginError(text)
+
+
+RESULT = f"{CANARY}-made {CANARY}-event {CANARY}-part last"
+
+
+async def test_all_payloads_go_through_the_codec(tmp_path: Path) -> None:
+    shop = Shop(Locked(7))
+
+    async with sandbox(shop.app, database=f"sqlite:///{tmp_path}/shop.db") as tester:
+        execution = await shop.order.trigger(CANARY)
+        failed = await shop.failing.trigger(CANARY)
+        await tester.settle()
+        await tester.crash()
+        await execution.send_event("go", f"{CANARY}-event")
+        await tester.settle()
+        await tester.crash()
+        await tester.advance("2 hours")
+
+        assert await execution.result() == RESULT
+        with pytest.raises(ExecutionFailedError, match=CANARY):
+            await failed.result()
+        assert shop.ran.count(f"{CANARY}-made") == shop.ran.count("last") == 1
+        assert f"cleaned up {CANARY} {CANARY}" in shop.ran
+        steps = {step.name: step for step in await execution.steps()}
+        assert (steps["make"].input, steps["make"].output) == ([f"{CANARY}-made"], f"{CANARY}-made")
+        assert [attempt.error.message for attempt in steps["fail"].attempts] == [CANARY] * 2
+        assert (await execution.info()).input == CANARY
+        for path in tmp_path.iterdir():
+            assert CANARY.encode() not in path.read_bytes(), path.name
+
+
+async def test_without_a_codec_nothing_stands_before_the_store() -> None:
+    async with sandbox(App()) as tester:
+        assert type(tester.app.client.store).__name__ == "SqliteStore"
+
+
+async def test_a_codec_may_come_later_and_its_keys_may_change(tmp_path: Path) -> None:
+    codec = Locked(7)
+    database = f"sqlite:///{tmp_path}/shop.db"
+    plain, coded = Shop(None), Shop(codec)
+    async with sandbox(plain.app, database=database) as tester:
+        execution = await plain.order.trigger(CANARY, id="A")
+        await tester.settle()
+
+    async with sandbox(coded.app, database=database) as tester:
+        await coded.order.get_execution("A").send_event("go", f"{CANARY}-event")
+        await tester.settle()
+    codec.keys = [9, 7]
+    async with sandbox(coded.app, database=database) as tester:
+        await tester.advance("2 hours")
+        assert await coded.order.get_execution("A").result() == RESULT
+
+    assert [*plain.ran, *coded.ran].count(f"{CANARY}-made") == 1
+    assert execution.id == "A"
+
+
+@pytest.mark.parametrize("loss", ["key", "codec"])
+async def test_what_cannot_be_decoded_waits_and_is_not_done_again(tmp_path: Path, loss: str) -> None:
+    codec = Locked(7)
+    database = f"sqlite:///{tmp_path}/shop.db"
+    shop = Shop(codec)
+    async with sandbox(shop.app, database=database) as tester:
+        execution = await shop.order.trigger(CANARY, id="A")
+        await shop.failing.trigger(CANARY, id="F", delay=1)
+        await tester.settle()
+        await execution.send_event("go", f"{CANARY}-event")
+
+    codec.keys = [9]
+    other = Shop(codec if loss == "key" else None)
+    async with sandbox(other.app, database=database) as tester:
+        await tester.advance("2 min")
+        for id in ("A", "F"):
+            info = await other.app.get_execution(id).info()
+            assert (info.status, other.ran) == ("queued", [])
+            assert ("key 7 is not here" if loss == "key" else "opened the database without that codec") in str(
+                info.waiting_for
+            )
+            assert "cannot be read" in str(info.to_dict()["input"])
+        assert {step.status for step in await other.app.get_execution("A").steps()} <= {
+            "completed",
+            "failed",
+            "listening",
+        }
+
+    codec.keys = [9, 7]
+    async with sandbox(shop.app, database=database) as tester:
+        for _ in range(3):
+            await tester.advance("1 hour")
+        assert await shop.order.get_execution("A").result() == RESULT
+        assert (await shop.failing.get_execution("F").status()) == "failed"
+        assert shop.ran.count(f"{CANARY}-made") == 1
+
+
+async def test_a_result_that_cannot_be_decoded_is_a_clear_error() -> None:
+    codec = Locked(7)
+    shop = Shop(codec)
+
+    async with sandbox(shop.app) as tester:
+        done = await shop.app.workflows["part"].trigger(CANARY)
+        failed = await shop.failing.trigger(CANARY)
+        await tester.settle()
+        codec.keys = [9]
+
+        for execution in (done, failed):
+            with pytest.raises(PayloadCodecError, match="key 7 is not here"):
+                await execution.result()
+            assert (await execution.info()).is_terminal
+
+
+async def test_one_value_that_cannot_be_encoded_fails_its_step_alone() -> None:
+    codec = Locked(7)
+    app = App(codec=codec)
+
+    @app.workflow(retries=0)
+    async def flow(step: Step, text: str) -> str:
+        with pytest.raises(SerializationError, match="the codec's encode\\(\\) raised OSError: the key server is away"):
+            await step.run("bad", lambda: "".join(["b", "ad"]))
+        return await step.run("good", lambda: text)
+
+    async with sandbox(app) as tester:
+        codec.refused = '"bad"'
+        execution = await flow.trigger("fine")
+        with pytest.raises(PayloadCodecError, match="the key server is away"):
+            await flow.trigger("bad")
+        await tester.settle()
+
+        assert await execution.result() == "fine"
+        assert [step.status for step in await execution.steps()] == ["failed", "completed"]
+
+
+async def test_an_execution_waits_while_the_codec_can_record_nothing() -> None:
+    codec = Locked(7)
+    app, ran = App(codec=codec), list[str]()
+
+    @app.workflow(retries=0)
+    async def flow(step: Step) -> str:
+        ran.append("flow")
+        try:
+            await step.run("bad", lambda: ran.append("body"))
+        except Exception:
+            ran.append("caught")
+        return "end"
+
+    @app.workflow(retries=0)
+    async def failing(step: Step) -> str:
+        raise LoginError("no")
+
+    async with sandbox(app) as tester:
+        executions = [await flow.trigger(), await failing.trigger()]
+        codec.refused = "n"
+        await tester.settle()
+        for execution in executions:
+            info = await execution.info()
+            assert info.status == "queued"
+            assert "the key server is away" in str(info.waiting_for)
+
+        codec.refused = ""
+        await tester.advance(PAUSE)
+        assert await executions[0].result() == "end"
+        assert await executions[1].status() == "failed"
+        assert ran[-2:] == ["flow", "body"]
+
+
+async def test_the_same_input_is_found_again_with_a_codec_that_differs_each_time() -> None:
+    shop = Shop(Locked(7))
+
+    async with sandbox(shop.app):
+        first = await shop.order.trigger("a", id="A", delay=60)
+        assert await shop.order.trigger("a", id="A", if_exists="return") == first
+        with pytest.raises(ExecutionExistsError):
+            await shop.order.trigger("b", id="A", if_exists="return")
+
+
+async def test_secrets_are_encrypted_inside_of_what_the_codec_gets() -> None:
+    codec, seen = Locked(7), list[bytes]()
+    app = App(codec=codec)
+    encode = codec.encode
+
+    async def spy(data: bytes) -> bytes:
+        seen.append(data)
+        return await encode(data)
+
+    codec.encode = spy
+
+    @app.workflow
+    async def flow(step: Step, login: Login) -> Secret[str]:
+        return login.password
+
+    async with sandbox(app) as tester:
+        execution = await flow.trigger(Login("ann", Secret(CANARY)))
+        await tester.settle()
+        assert await execution.result() == Secret(CANARY)
+        assert seen
+        assert CANARY.encode() not in b"".join(seen)
+
+
+@pytest.mark.parametrize("codec", ["zlib", 5, object()], ids=["text", "number", "object"])
+def test_what_is_no_codec_is_refused(codec: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"codec must be an object with the methods encode\(data\)"):
+        App(codec=codec)
