@@ -75,7 +75,11 @@ class Secret(Generic[T_co]):
         return hash((Secret, self._value))
 
     def __reduce__(self) -> Any:
-        return "LOST" if self._value is _LOST else (Secret, (self._value,))
+        if self._value is _LOST:
+            return "LOST"
+        # Another process may reveal it, and send back an error that tells it: this one must know what to mask.
+        remember(self._value)
+        return _unpickled, (self._value,)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
@@ -117,6 +121,11 @@ def without_secrets(value: Any) -> Any:
         parts = [without_secrets(item) for item in value]
         return parts if cls is list else cast("Callable[[list[Any]], Any]", cls)(parts)
     return value
+
+
+def _unpickled(value: Any) -> Secret[Any]:
+    remember(value)
+    return Secret(value)
 
 
 def _wrapped(value: Any, check: Callable[[Any], Any], info: Any) -> Secret[Any]:

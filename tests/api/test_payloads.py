@@ -70,6 +70,14 @@ class LoginError(Exception):
     pass
 
 
+def tell(secret: Secret[str]) -> None:
+    raise LoginError(f"wrong: {secret.reveal()}")
+
+
+def hand_back(secret: Secret[str]) -> Secret[str]:
+    return Secret(secret.reveal() * 2)
+
+
 async def sign_in(login: Login) -> Session:
     return Session(login.user, Secret(f"{login.password.reveal()}-token"))
 
@@ -175,6 +183,25 @@ async def test_views_show_masks_and_results_give_secrets() -> None:
         assert steps["plain"].output == {"token": MASK}
         assert steps["input"].input == {"for": MASK}
         assert await app.get_execution(execution.id).result() == {"user": "ann", "token": Secret(f"{CANARY}-token")}
+
+
+async def test_secrets_reach_other_processes_and_are_masked_in_what_they_say(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = App()
+
+    @app.workflow(retries=0)
+    async def flow(step: Step, secret: Secret[str]) -> Secret[str]:
+        with pytest.raises(LoginError, match=r"wrong: \*{10}"):
+            await step.run("tell", tell, secret, executor="process")
+        return await step.run("hand-back", hand_back, secret, executor="process")
+
+    async with sandbox(app, database=f"sqlite:///{tmp_path}/site.db") as tester:
+        execution = await flow.trigger(Secret(CANARY))
+        await tester.settle()
+        assert (await execution.result()).reveal() == CANARY * 2
+        assert CANARY not in repr(await execution.steps()) + caplog.text
+        assert all(CANARY.encode() not in path.read_bytes() for path in tmp_path.iterdir())
 
 
 # ------------------------------------------------------------------------------------------------------ without a key
