@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,13 @@ async def test_annotations_that_are_resolved_later_are_checked_at_first_use(monk
         with pytest.raises(SecretKeyError, match="set STEPWELL_SECRET_KEY"):
             await flow.trigger()
         assert ((await app.list_executions()).executions, ran) == ([], [])
+
+    async with sandbox(app) as tester:
+        monkeypatch.setenv(VARIABLE, KEY)
+        execution = await flow.trigger(delay=60)
+        monkeypatch.delenv(VARIABLE)
+        await tester.advance("2 min")
+        assert ((await execution.info()).status, ran) == ("queued", [])
 
 
 @pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
@@ -510,7 +518,6 @@ class Locked:
         if int(key) not in self.keys:
             raise LookupError(f"key {int(key)} is not here")
         text = bytes(byte ^ int(key) for byte in rest)
-        self._check(text.decode())
         return text
 
     def _check(self, text: str) -> None:
@@ -688,37 +695,83 @@ async def test_one_value_that_cannot_be_encoded_fails_its_step_alone() -> None:
         assert [step.status for step in await execution.steps()] == ["failed", "completed"]
 
 
-async def test_an_execution_waits_while_the_codec_can_record_nothing() -> None:
+async def test_a_failure_that_cannot_be_recorded_is_no_outcome() -> None:
+    """Neither of a step, which workflow code would act upon without a record, nor of an execution."""
     codec = Locked(7)
-    app, ran = App(codec=codec), list[str]()
+    shop = Shop(codec)
 
-    @app.workflow(retries=0)
+    @shop.app.workflow(retries=0)
     async def flow(step: Step) -> str:
-        ran.append("flow")
-        try:
-            await step.run("bad", lambda: ran.append("body"))
-        except Exception:
-            ran.append("caught")
-        return "end"
+        with suppress(Exception):
+            await step.run("bad", shop.fail, "no")
+        return await step.run("next", shop.note, "next")
 
-    @app.workflow(retries=0)
-    async def failing(step: Step) -> str:
+    @shop.app.workflow
+    async def without_clean_up(step: Step) -> None:
         raise LoginError("no")
 
-    async with sandbox(app) as tester:
-        executions = [await flow.trigger(), await failing.trigger()]
-        codec.refused = "n"
+    async with sandbox(shop.app) as tester:
+        codec.refused = "LoginError"
+        executions = [await flow.trigger(), await shop.failing.trigger("x"), await without_clean_up.trigger()]
         await tester.settle()
         for execution in executions:
             info = await execution.info()
             assert info.status == "queued"
             assert "the key server is away" in str(info.waiting_for)
+        assert shop.ran == []
 
         codec.refused = ""
         await tester.advance(PAUSE)
-        assert await executions[0].result() == "end"
-        assert await executions[1].status() == "failed"
-        assert ran[-2:] == ["flow", "body"]
+        assert await executions[0].result() == "next"
+        assert [await execution.status() for execution in executions[1:]] == ["failed", "failed"]
+        assert shop.ran.count("next") == 1
+
+
+async def heard_first(shop: Shop, step: Step) -> None:
+    await step.listen("go")
+
+
+async def failed_first(shop: Shop, step: Step) -> None:
+    await step.run("bad", shop.fail, "no")
+
+
+async def started_first(shop: Shop, step: Step) -> None:
+    await step.execute_workflow("child", shop.app.workflows["part"], "x")
+
+
+@pytest.mark.parametrize("first", [heard_first, failed_first, started_first], ids=lambda first: first.__name__)
+async def test_no_recorded_outcome_that_cannot_be_read_looks_like_a_failure(
+    tmp_path: Path, first: Callable[[Shop, Step], Coroutine[Any, Any, None]]
+) -> None:
+    database = f"sqlite:///{tmp_path}/shop.db"
+
+    def shop_with(codec: Locked | None) -> tuple[Shop, Workflow[None, str]]:
+        shop = Shop(codec)
+
+        @shop.app.workflow(retries=0)
+        async def flow(step: Step) -> str:
+            with suppress(Exception):
+                await first(shop, step)
+            await step.sleep("nap", "1 hour")
+            return await step.run("next", shop.note, "next")
+
+        return shop, flow
+
+    shop, flow = shop_with(Locked(7))
+    async with sandbox(shop.app, database=database) as tester:
+        execution = await flow.trigger(id="A")
+        await tester.settle()
+        if first is heard_first:
+            await execution.send_event("go", 1)
+        await tester.settle()
+        assert await execution.status() == "sleeping"
+
+    blind, blind_flow = shop_with(None)
+    async with sandbox(blind.app, database=database) as tester:
+        await tester.advance("2 hours")
+        info = await blind_flow.get_execution("A").info()
+        assert (info.status, blind.ran) == ("queued", [])
+        assert "opened the database without that codec" in str(info.waiting_for)
 
 
 async def test_the_same_input_is_found_again_with_a_codec_that_differs_each_time() -> None:

@@ -20,7 +20,9 @@ from cryptography.fernet import Fernet
 from stepwell import InvalidInputError, Secret, SecretKeyError, SerializationError
 from stepwell import _revealed as revealed
 from stepwell._engine.failure import ErrorRegistry, error_summary, record_error
+from stepwell._same import is_same
 from stepwell.codec import NO_ANNOTATION, codec_for, preview
+from stepwell.secret import LOST
 
 CANARY = "canary-7f3a"
 KEY = Fernet.generate_key().decode()
@@ -114,6 +116,12 @@ def test_secrets_are_equal_if_their_values_are() -> None:
     assert Secret("a") != Secret(b"a")
     assert Secret("a") != "a"
     assert len({Secret("a"), Secret("a"), Secret("b")}) == 2
+
+
+def test_what_comes_back_must_be_of_the_same_type_inside_of_a_secret_too() -> None:
+    assert is_same(Secret([1]), Secret([1]))
+    assert not is_same(Secret([1]), Secret([True]))
+    assert not is_same(LOST, Secret(1))
 
 
 def test_a_secret_reaches_other_processes_of_ours() -> None:
