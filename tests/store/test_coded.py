@@ -24,63 +24,12 @@ from tests.store.builders import NOW, SteppingClock, apply, claim, finished, get
 pytestmark = pytest.mark.anyio
 
 PLAIN = frozenset(
-    [
-        "app",
-        "awaits",
-        "boot_id",
-        "cursor",
-        "ending",
-        "event",
-        "execution_id",
-        "failing_step",
-        "flag",
-        "host",
-        "id",
-        "id_prefix",
-        "kind",
-        "name",
-        "next_cursor",
-        "options",
-        "owner",
-        "parent_id",
-        "parent_path",
-        "path",
-        "pid_started_at",
-        "reason",
-        "request",
-        "status",
-        "statuses",
-        "stream",
-        "tags",
-        "version",
-        "waiting_for",
-        "worker",
-        "workflow",
-        "executions",
-        "awaited",
-    ]
+    "app awaits boot_id cursor ending event execution_id executions flag host id id_prefix kind name next_cursor options "
+    "owner parent_id parent_path path pid_started_at reason request status statuses tags version waiting_for worker "
+    "workflow".split()
 )
 """Fields of text that hold no payload. A new field belongs either here or into `PAYLOADS`."""
-PLAIN_PARAMETERS = frozenset(
-    [
-        "boot_id",
-        "execution_id",
-        "from_step",
-        "id",
-        "ids",
-        "name",
-        "new_id",
-        "path",
-        "reaper_id",
-        "reason",
-        "request",
-        "stream",
-        "wanted",
-        "waits",
-        "worker_id",
-        "workflows",
-    ]
-)
+PLAIN_PARAMETERS = frozenset("execution_id ids reaper_id reason wanted worker_id workflows".split())
 """Parameters of text that hold no payload. Another one must be encoded by hand, and be named in `CODED_PARAMETERS`."""
 CODED_PARAMETERS: frozenset[str] = frozenset()
 BY_HAND = {(Applied, "verdicts"), (ClaimResult, "claimed")}

@@ -88,7 +88,7 @@ PAYLOADS: Final[dict[type, tuple[str, ...]]] = {
     AttemptRow: ("error",),
     StepRow: ("input", "output", "error"),
 }
-"""The fields of each record that hold a payload: JSON text, a tuple of such texts, or None."""
+"""The fields of each record that hold a payload: JSON text, a list or tuple of such texts, or None."""
 
 PARTS: Final[dict[type, tuple[str, ...]]] = {
     Triggered: ("execution",),
@@ -426,8 +426,9 @@ def _rewritten(record: T, is_meant: Callable[[str], bool], change: Change) -> T:
     new: dict[str, Any] = {}
     for name in PAYLOADS.get(cls, ()):
         value: Any = getattr(record, name)
-        if isinstance(value, tuple):
-            new[name] = tuple(change(text) if is_meant(text) else text for text in cast("tuple[str, ...]", value))
+        if isinstance(value, (list, tuple)):
+            texts = [change(text) if is_meant(text) else text for text in cast("Sequence[str]", value)]
+            new[name] = texts if isinstance(value, list) else tuple(texts)
         elif value is not None and is_meant(value):
             new[name] = change(value)
     for name in PARTS.get(cls, ()):
