@@ -24,12 +24,41 @@ from tests.store.builders import NOW, SteppingClock, apply, claim, finished, get
 pytestmark = pytest.mark.anyio
 
 PLAIN = frozenset(
-    "app awaits boot_id cursor ending event execution_id executions flag host id id_prefix kind name next_cursor options "
-    "owner parent_id parent_path path pid_started_at reason request status statuses tags version waiting_for worker "
-    "workflow".split()
+    [
+        "app",
+        "awaits",
+        "boot_id",
+        "cursor",
+        "ending",
+        "event",
+        "execution_id",
+        "executions",
+        "flag",
+        "host",
+        "id",
+        "id_prefix",
+        "kind",
+        "name",
+        "next_cursor",
+        "options",
+        "owner",
+        "parent_id",
+        "parent_path",
+        "path",
+        "pid_started_at",
+        "reason",
+        "request",
+        "status",
+        "statuses",
+        "tags",
+        "version",
+        "waiting_for",
+        "worker",
+        "workflow",
+    ]
 )
 """Fields of text that hold no payload. A new field belongs either here or into `PAYLOADS`."""
-PLAIN_PARAMETERS = frozenset("execution_id ids reaper_id reason wanted worker_id workflows".split())
+PLAIN_PARAMETERS = frozenset(["execution_id", "ids", "reaper_id", "reason", "wanted", "worker_id", "workflows"])
 """Parameters of text that hold no payload. Another one must be encoded by hand, and be named in `CODED_PARAMETERS`."""
 CODED_PARAMETERS: frozenset[str] = frozenset()
 BY_HAND = {(Applied, "verdicts"), (ClaimResult, "claimed")}
