@@ -50,6 +50,7 @@ PLAIN = frozenset(
         "request",
         "status",
         "statuses",
+        "stream",
         "tags",
         "version",
         "waiting_for",
@@ -58,7 +59,21 @@ PLAIN = frozenset(
     ]
 )
 """Fields of text that hold no payload. A new field belongs either here or into `PAYLOADS`."""
-PLAIN_PARAMETERS = frozenset(["execution_id", "ids", "reaper_id", "reason", "wanted", "worker_id", "workflows"])
+PLAIN_PARAMETERS = frozenset(
+    [
+        "name",
+        "path",
+        "stream",
+        "waits",
+        "execution_id",
+        "ids",
+        "reaper_id",
+        "reason",
+        "wanted",
+        "worker_id",
+        "workflows",
+    ]
+)
 """Parameters of text that hold no payload. Another one must be encoded by hand, and be named in `CODED_PARAMETERS`."""
 CODED_PARAMETERS: frozenset[str] = frozenset()
 BY_HAND = {(Applied, "verdicts"), (ClaimResult, "claimed")}

@@ -21,26 +21,40 @@ from msgspec import Struct
 
 from stepwell._coded import is_coded, unreadable, unwrapped, wrapped
 from stepwell.clock import Clock
-from stepwell.errors import PayloadCodecError, SerializationError, StepwellError
+from stepwell.errors import (
+    InvalidInputError,
+    PayloadCodecError,
+    SerializationError,
+    StepwellError,
+    StoreUnavailableError,
+)
 from stepwell.store.open import OpenStore
-from stepwell.store.protocol import Pulse
+from stepwell.store.protocol import Pulse, StepTransaction
 from stepwell.store.records import (
     Applied,
     AttemptRow,
     Claimed,
     ClaimResult,
+    EmittedTake,
     ExecutionFilter,
     ExecutionPage,
     ExecutionRow,
     HistoryRow,
     Owned,
+    Recorded,
+    RolledBack,
     StepRow,
+    StreamPage,
+    StreamRow,
+    StreamWait,
     Taken,
     WorkerRow,
 )
 from stepwell.store.transitions import (
     ChildAwaited,
     ChildStarted,
+    ClientTransition,
+    Emitted,
     EventSent,
     Exists,
     Failing,
@@ -49,6 +63,7 @@ from stepwell.store.transitions import (
     NewExecution,
     Over,
     Received,
+    Refused,
     Released,
     StepFinished,
     StepRetrying,
@@ -78,11 +93,15 @@ PAYLOADS: Final[dict[type, tuple[str, ...]]] = {
     ChildAwaited: ("input",),
     StepRetrying: ("input", "error"),
     StepFinished: ("input", "output", "error"),
+    Emitted: ("values",),
     Failing: ("error",),
     Finished: ("output", "error"),
     Received: ("payload",),
     Over: ("text",),
-    HistoryRow: ("output", "error"),
+    Recorded: ("output", "error"),
+    EmittedTake: ("values",),
+    StreamRow: ("value",),
+    HistoryRow: ("input", "output", "error"),
     Claimed: ("input", "failing"),
     ExecutionRow: ("input", "output", "error"),
     AttemptRow: ("error",),
@@ -97,6 +116,7 @@ PARTS: Final[dict[type, tuple[str, ...]]] = {
     Claimed: ("history",),
     StepRow: ("attempts",),
     ExecutionPage: ("rows",),
+    StreamPage: ("rows",),
 }
 """The fields of each record that hold other records, one or a sequence."""
 
@@ -160,6 +180,32 @@ class CodedStore:
             [decoded] = await self._codec.shown([row])
             wanted.add((decoded.workflow, cast("str", decoded.input)))
         return Exists(verdict.execution_id, same=len(wanted) == 1)
+
+    @property
+    def takes_async_transactions(self) -> bool:
+        return self._store.takes_async_transactions
+
+    async def transact_step(self, worker_id: str, step: StepTransaction) -> Refused | Recorded | RolledBack | None:
+        inner = _CodedStep(step, self._codec, asyncio.get_running_loop())
+        result = await self._in_turn(lambda: self._store.transact_step(worker_id, inner))
+        [decoded] = await self._codec.decoded([result])
+        if isinstance(decoded, SerializationError):
+            # It is recorded and cannot be read now: sending it again meets the same record, once it can.
+            raise StoreUnavailableError(self.url, str(decoded))
+        return decoded
+
+    def enlist(self, connection: object, batch: Sequence[ClientTransition]) -> list[Verdict]:
+        encoded = [self._codec.encoded_at_once(transition) for transition in batch]
+        return self._store.enlist(connection, encoded)
+
+    async def emitted(
+        self, execution_id: str, run: int, path: str, stream: str, *, take: int | None = None, start: int = 0
+    ) -> EmittedTake:
+        found = await self._store.emitted(execution_id, run, path, stream, take=take, start=start)
+        [decoded] = await self._codec.decoded([found])
+        if isinstance(decoded, SerializationError):
+            raise decoded
+        return decoded
 
     async def claim(
         self, worker_id: str, workflows: Collection[str], limit: int, *, suspects: int, now: int
@@ -238,6 +284,13 @@ class CodedStore:
     async def children(self, execution_id: str) -> list[ExecutionRow]:
         return await self._codec.shown(await self._store.children(execution_id))
 
+    async def stream(self, execution_id: str, name: str, after: int) -> StreamPage | None:
+        page = await self._store.stream(execution_id, name, after)
+        return None if page is None else (await self._codec.shown([page]))[0]
+
+    async def stream_news(self, waits: Sequence[StreamWait]) -> list[int]:
+        return await self._store.stream_news(waits)
+
     async def revision(self, execution_id: str) -> tuple[object, ...]:
         return await self._store.revision(execution_id)
 
@@ -292,6 +345,32 @@ def _begun(answer: Awaitable[T]) -> asyncio.Future[T]:
     return asyncio.ensure_future(answer)
 
 
+class _CodedStep:
+    """A step whose record is encoded before it is written, while its transaction is open."""
+
+    def __init__(self, step: StepTransaction, codec: _Codec, loop: asyncio.AbstractEventLoop) -> None:
+        self._step = step
+        self._codec = codec
+        self._loop = loop
+        self.execution_id, self.epoch, self.run, self.path = step.execution_id, step.epoch, step.run, step.path
+
+    def begin(self) -> bool:
+        return self._step.begin()
+
+    def is_over(self) -> bool:
+        return self._step.is_over()
+
+    def call(self, connection: object, /) -> StepFinished:
+        record = self._step.call(connection)
+        [encoded] = asyncio.run_coroutine_threadsafe(self._codec.encoded([record]), self._loop).result()
+        if isinstance(encoded, SerializationError):
+            raise _refusal(record, encoded)
+        return encoded
+
+    def close(self) -> bool:
+        return self._step.close()
+
+
 class _Codec:
     """The user's codec, applied to records."""
 
@@ -301,6 +380,27 @@ class _Codec:
     async def encoded(self, records: Sequence[T]) -> list[T | SerializationError]:
         """Each record with its payloads encoded, or why that cannot be."""
         return await self._changed(records, _any_text, self._encode_all)
+
+    def encoded_at_once(self, record: T) -> T:
+        """The record encoded in this thread, where nothing can be awaited; raises why that cannot be."""
+
+        def encode(text: str) -> str:
+            try:
+                result: Any = self._codec.encode(text.encode(errors="replace"))
+            except Exception as error:  # code of the user's
+                result = error
+            if inspect.iscoroutine(result):
+                result.close()
+            if inspect.isawaitable(result):
+                raise InvalidInputError(
+                    "connection= needs a codec whose encode() is a plain function, not an async one."
+                )
+            stored = _stored(text, result)
+            if isinstance(stored, SerializationError):
+                raise stored
+            return stored
+
+        return _rewritten(record, _any_text, encode)
 
     async def decoded(self, records: Sequence[T]) -> list[T | SerializationError]:
         """Each record with its payloads decoded, or why that cannot be. What was stored without a codec stays."""
