@@ -26,9 +26,11 @@ if TYPE_CHECKING:
         InvalidTransitionError,
         NonRetryableError,
         NoStepContextError,
+        PayloadCodecError,
         ProcessDiedError,
         ReplayMismatchError,
         SchemaVersionError,
+        SecretKeyError,
         SerializationError,
         StepFailedError,
         StepTimeoutError,
@@ -48,6 +50,9 @@ if TYPE_CHECKING:
     from stepwell.retry import (
         RetryPolicy,
     )
+    from stepwell.secret import (
+        Secret,
+    )
     from stepwell.step import (
         Step,
         SyncStep,
@@ -57,6 +62,7 @@ if TYPE_CHECKING:
         StreamItem,
     )
     from stepwell.types import (
+        PayloadCodec,
         Status,
         StepStatus,
     )
@@ -85,11 +91,15 @@ __all__ = [
     "InvalidTransitionError",
     "NoStepContextError",
     "NonRetryableError",
+    "PayloadCodec",
+    "PayloadCodecError",
     "ProcessDiedError",
     "ReplayMismatchError",
     "RetryPolicy",
     "RunInfo",
     "SchemaVersionError",
+    "Secret",
+    "SecretKeyError",
     "SerializationError",
     "Status",
     "Step",
@@ -119,9 +129,10 @@ _MODULES: Final = {
         "StepInfo",
     ),
     "stepwell.retry": ("RetryPolicy",),
+    "stepwell.secret": ("Secret",),
     "stepwell.step": ("Step", "SyncStep", "current_step"),
     "stepwell.streams": ("StreamItem",),
-    "stepwell.types": ("Status", "StepStatus"),
+    "stepwell.types": ("PayloadCodec", "Status", "StepStatus"),
     "stepwell.workflow": ("Workflow",),
 }
 _HOMES: Final = {name: module for module, names in _MODULES.items() for name in names}

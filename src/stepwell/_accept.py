@@ -13,8 +13,9 @@ from enum import Enum
 from types import UnionType
 from typing import Any, Final, TypeAlias, cast
 
-from stepwell._shape import MISSING, Shape, field_hints, is_enum, is_kind_of, is_pydantic, shape_of
+from stepwell._shape import MISSING, Classes, Shape, field_hints, is_enum, is_kind_of, is_pydantic, shape_of
 from stepwell._tagged import Refused, shown
+from stepwell.secret import LOST, Secret, peek
 
 Accept: TypeAlias = Callable[[object, Any], object]
 """Gives a value as the annotation's type, or raises Refused."""
@@ -49,6 +50,8 @@ def accept_parts(value: Any, annotation: Any, accept: Accept) -> object:
 
 def _accept_class(value: Any, origin: Any, args: tuple[Any, ...], accept: Accept) -> object:
     cls = type(cast("object", value))
+    if origin is Secret:
+        return accept_secret(value, args, accept)
     if cls is dict and not is_pydantic(origin):
         given: dict[Any, object] = value
         if typing.is_typeddict(origin):
@@ -66,7 +69,7 @@ def _accept_class(value: Any, origin: Any, args: tuple[Any, ...], accept: Accept
         return _accept_items(value, origin, args, accept)
     if _is_instance(value, origin):
         return value
-    raise _mismatch(value, origin)
+    raise _mismatch(value, origin, args)
 
 
 def name_of(annotation: object) -> str:
@@ -74,7 +77,21 @@ def name_of(annotation: object) -> str:
     return f"`{annotation.__name__}`" if isinstance(annotation, type) else f"`{annotation}`"
 
 
-def _mismatch(value: Any, annotation: object) -> Refused:
+def accept_secret(value: object, args: tuple[Any, ...], accept: Accept) -> Secret[Any]:
+    """The value wrapped, if it is not; what it holds fits the annotation."""
+    if value is LOST:
+        return LOST
+    held = peek(cast("Secret[Any]", value)) if isinstance(value, Secret) else value
+    try:
+        accepted = accept(held, args[0]) if args else held
+    except Refused:
+        raise Refused("", f"The value of a Secret is not what {name_of(args[0])} says") from None
+    return cast("Secret[Any]", value) if isinstance(value, Secret) and accepted is held else Secret(accepted)
+
+
+def _mismatch(value: Any, annotation: object, args: tuple[object, ...] = ()) -> Refused:
+    if Classes((annotation, *args)).has_secrets:
+        return Refused("", f"Expected {name_of(annotation)}, got {type(value).__name__}")
     return Refused("", f"Expected {name_of(annotation)}, got {shown(value)}")
 
 
@@ -94,7 +111,7 @@ def _accept_under(step: str, value: object, annotation: Any, accept: Accept) -> 
 
 def _checked_instance(value: object, cls: type, accept: Accept) -> object:
     if is_pydantic(cls):
-        return value
+        return _checked_model(value, accept)
     shape, hints = cast("Shape", shape_of(cls)), field_hints(cls)
     accepted: dict[str, object] = {}
     is_changed = False
@@ -103,6 +120,19 @@ def _checked_instance(value: object, cls: type, accept: Accept) -> object:
             accepted[name] = _accept_under(f".{name}", item, hints.get(name, Any), accept)
             is_changed |= accepted[name] is not item
     return shape.build(cls, accepted) if is_changed else value
+
+
+def _checked_model(value: Any, accept: Accept) -> object:
+    """pydantic has checked it when it was made, but not what was assigned since: a secret might be unwrapped."""
+    cls: type = type(cast("object", value))
+    hints = {name: hint for name, hint in field_hints(cls).items() if Classes((hint,)).has_secrets}
+    accepted = {
+        name: _accept_under(f".{name}", value.__dict__[name], hint, accept)
+        for name, hint in hints.items()
+        if name in value.__dict__
+    }
+    changed = {name: item for name, item in accepted.items() if item is not value.__dict__[name]}
+    return value.model_copy(update=changed) if changed else value
 
 
 def _accept_fields(given: dict[str, object], cls: Any, shape: Shape, accept: Accept) -> object:
@@ -138,7 +168,7 @@ def _accept_enum(value: object, cls: type[Enum]) -> object:
 
 def _accept_items(value: Any, origin: Any, args: tuple[Any, ...], accept: Accept) -> object:
     if type(cast("object", value)) in (set, frozenset) and is_kind_of(origin, Sequence):
-        raise _mismatch(value, origin)
+        raise _mismatch(value, origin, args)
     items: list[object] = [*value]
     if origin is tuple and args[-1] is not Ellipsis:
         if len(items) != len(args):

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, cast
 import msgspec
 
 from stepwell._shape import MISSING, is_pydantic, shape_of
+from stepwell.secret import MASK, Secret
 
 LIMIT: Final = 4096
 """Bytes that a preview has at most."""
@@ -54,6 +55,8 @@ def preview(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> s
 
 
 def _hook(value: Any) -> Any:
+    if isinstance(value, Secret):
+        return MASK
     return value.__dict__ if is_pydantic(value.__class__) else f"<{value.__class__.__name__}>"
 
 
@@ -175,4 +178,5 @@ _CUT: Final[dict[type, Callable[[Any, _Size], Any]]] = {
     time: _cut_leaf,
     timedelta: _cut_leaf,
     uuid.UUID: _cut_leaf,
+    Secret: _cut_leaf,
 }

@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 from zoneinfo import ZoneInfo
 
 from stepwell._shape import Shape, is_pydantic, shape_of
+from stepwell.secret import LOST, Secret, peek
 
 MAX_DEPTH: Final = 64
 """Levels that a value may be nested."""
@@ -112,6 +113,12 @@ def _same_time(a: time, b: time, _depth: int) -> bool:
     )
 
 
+def _same_secret(a: Secret[object], b: Secret[object], depth: int) -> bool:
+    if a is LOST or b is LOST:
+        return a is b
+    return is_same(peek(a), peek(b), depth)
+
+
 def zone_of(value: datetime) -> str | None:
     """The name of the time zone, where it has one: other zones are told by their offset alone."""
     return value.tzinfo.key if isinstance(value.tzinfo, ZoneInfo) else None
@@ -126,6 +133,7 @@ _BUILT_IN: Final[dict[type, Callable[[Any, Any, int], bool]]] = {
     Decimal: _same_decimal,
     datetime: _same_datetime,
     time: _same_time,
+    Secret: _same_secret,
 }
 _comparers: Final = dict(_BUILT_IN)
 

@@ -15,6 +15,8 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import msgspec
 
+from stepwell.secret import Secret
+
 MISSING: Final = object()
 """Stands for a field that an instance does not have."""
 
@@ -205,8 +207,9 @@ class Classes:
     """The classes that an annotation names, directly or through the fields of others."""
 
     def __init__(self, annotations: Iterable[object] = ()) -> None:
-        """Find them. `only_json`, `has_sets`, `has_dicts` tell what else the annotation allows."""
+        """Find them. `only_json`, `has_sets`, `has_dicts`, `has_secrets` tell what else the annotation allows."""
         self.only_json = True
+        self.has_secrets = False
         self.has_sets = False
         self.has_dicts = False
         self._seen: set[int] = set()
@@ -238,6 +241,7 @@ class Classes:
         self._seen.add(id(annotation))
         self._kept.append(annotation)
         origin = typing.get_origin(annotation) or annotation
+        self.has_secrets |= origin is Secret
         self.only_json &= origin in _JSON and not (origin is dict and _first(annotation) not in (None, str, Any))
         for argument in typing.get_args(annotation):
             self._visit(argument)

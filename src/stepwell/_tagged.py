@@ -9,6 +9,7 @@ imported, and no class is made that the annotation does not allow.
 from __future__ import annotations
 
 import base64
+import json
 import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -20,16 +21,22 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from stepwell._coded import NO_CODEC
+from stepwell._keys import secret_keys
 from stepwell._same import MAX_DEPTH, zone_of
 from stepwell._shape import MISSING, Classes, Shape, shape_of
+from stepwell.errors import PayloadCodecError
+from stepwell.secret import LOST, MASK, Secret, peek
 
 TAG: Final = "$type"
 TAG_TEXT: Final = '"$type"'
 """Text in which this does not occur has no tags."""
+_SEALED: Final = '{"$type":"secret",'
 
 _STR: Final = frozenset((str,))
 _MAX_BITS: Final = 14_284
 _encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder().decode
 
 
 class Refused(Exception):  # noqa: N818 - never leaves the codec
@@ -168,6 +175,41 @@ def _write_complex(value: complex, classes: Classes, depth: int) -> Any:
     return _tag("complex", [to_tagged(value.real, classes, depth), to_tagged(value.imag, classes, depth)])
 
 
+class Vault:
+    """Writes and reads secrets for encoders that follow an annotation, pydantic's among them."""
+
+    def __init__(self, classes: Classes) -> None:
+        self._classes = classes
+        self.written = 0
+
+    def write_secret(self, secret: Secret[Any]) -> Any:
+        """The stored form of a secret."""
+        self.written += 1
+        return _write_secret(secret, self._classes, MAX_DEPTH - 1)
+
+    def read_secret(self, raw: Any) -> Secret[Any] | None:
+        """The secret of a stored form; None when it is something else."""
+        if not isinstance(raw, dict) or cast("dict[str, Any]", raw).get(TAG) != "secret":
+            return None
+        return cast("Secret[Any]", from_tagged(raw, self._classes))
+
+
+def has_only_secrets(text: str) -> bool:
+    """Whether all tags of the text are those of secrets."""
+    return text.count(TAG_TEXT) == text.count(_SEALED)
+
+
+def _write_secret(value: Secret[Any], classes: Classes, depth: int) -> Any:
+    if value is LOST:
+        return _tag("secret", None)
+    try:
+        held = _encode(to_tagged(peek(value), classes, depth))
+    except Refused as refused:
+        # What is inside is nobody's business, not even where it stands.
+        raise Refused("The value of a Secret", refused.problem, refused.cls) from None
+    return _tag("secret", secret_keys().encrypt(held))
+
+
 def _tag(name: str, value: Any, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return {TAG: name, **(more or {}), "value": value}
 
@@ -206,6 +248,7 @@ _WRITE: Final[dict[type, Callable[[Any, Classes, int], Any]]] = {
     bytes: _writer("bytes", _base64),
     bytearray: _writer("bytearray", _base64),
     complex: _write_complex,
+    Secret: _write_secret,
 }
 
 
@@ -289,6 +332,22 @@ def _read_datetime(raw: dict[str, Any], _classes: Classes) -> datetime:
     return local if local.utcoffset() == value.utcoffset() else value.astimezone(zone)
 
 
+def _read_secret(raw: dict[str, Any], classes: Classes) -> Secret[Any]:
+    stored = raw["value"]
+    if stored is None:
+        return LOST
+    held = _decode(secret_keys().decrypt(stored))
+    try:
+        return Secret(from_tagged(held, classes))
+    except Refused as refused:
+        raise Refused("The value of a Secret", refused.problem) from None
+
+
+def _read_unreadable(raw: dict[str, Any], _classes: Classes) -> Any:
+    problem = NO_CODEC if raw[TAG] == "coded" else raw["value"]
+    raise PayloadCodecError(f"A stored payload cannot be read: {problem}.")
+
+
 def _reader(convert: Callable[[Any], Any]) -> Callable[[dict[str, Any], Classes], Any]:
     return lambda raw, _classes: convert(raw["value"])
 
@@ -317,7 +376,27 @@ _READ: Final[dict[str, Callable[[dict[str, Any], Classes], Any]]] = {
     "bytes": _reader(_from_base64),
     "bytearray": _reader(lambda text: bytearray(_from_base64(text))),
     "complex": _reader(lambda parts: complex(*parts)),
+    "secret": _read_secret,
+    "coded": _read_unreadable,
+    "unreadable": _read_unreadable,
 }
+
+
+def for_people(text: str) -> Any:
+    """The JSON value of a stored text, with a mask in the place of each secret; needs no key."""
+    return json.loads(text, object_hook=_masked) if TAG_TEXT in text else json.loads(text)
+
+
+def _masked(raw: dict[str, Any]) -> Any:
+    match raw.get(TAG):
+        case "secret":
+            return MASK
+        case "coded":
+            return f"<cannot be read: {NO_CODEC}>"
+        case "unreadable":
+            return f"<cannot be read: {raw['value']}>"
+        case _:
+            return raw
 
 
 def a(cls: type) -> str:

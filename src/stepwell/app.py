@@ -38,8 +38,9 @@ from stepwell.execution import Execution, ExecutionList
 from stepwell.ids import Ids, Rng, check_id
 from stepwell.retry import RetryPolicy, resolve
 from stepwell.step import Step, SyncStep
+from stepwell.store.coded import CodedStore
 from stepwell.store.open import OpenStore, open_store, resolve_url
-from stepwell.types import Status
+from stepwell.types import PayloadCodec, Status
 from stepwell.workflow import Workflow, execution_filter
 
 log: Final = logging.getLogger("stepwell")
@@ -108,7 +109,9 @@ class App:
         threads: How many plain functions run as step bodies at the same time.
         processes: How many bodies with `executor="process"` run at the same time, each in a process of its own; the number
             of processors by default. Processes are started when they are needed and end when idle for a minute.
-        payload_limit: The largest input, output or step result as JSON.
+        payload_limit: The largest input, output or step result as JSON, before `codec` sees it.
+        codec: Changes each payload on its way into the database and out of it: compresses, encrypts. What was stored
+            without it stays readable.
         clock: Where time comes from; for tests.
     """
 
@@ -125,6 +128,7 @@ class App:
         threads: int = 64,
         processes: int | None = None,
         payload_limit: str | int = "1 MiB",
+        codec: PayloadCodec | None = None,
         clock: Clock | None = None,
         rng: Rng | None = None,
     ) -> None:
@@ -141,6 +145,7 @@ class App:
         self._threads = threads
         self._processes = processes
         self._payload_limit = _bytes(payload_limit)
+        self._codec = _checked_codec(codec)
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random(random.SystemRandom().getrandbits(128))
         self._definitions: dict[str, Definition] = {}
@@ -248,6 +253,7 @@ class App:
                 f"Workflow {name!r} is defined already, by {self._definitions[name].function!r}. Give one of them another name: @app.workflow(name=…)."
             )
         definition = Definition(name, function, options)
+        definition.check_secrets()
         workflow: Workflow[Any, Any] = Workflow(self, definition)
         self._definitions[name] = definition
         self._workflows[name] = workflow
@@ -378,7 +384,8 @@ class App:
             raise ConfigError(f"App {self.name!r} is open already. Open it once, and use it everywhere.")
         url = self.database
         log.info("Database: %s", url)
-        async with open_store(url, clock=self._clock) as store:
+        async with open_store(url, clock=self._clock) as opened:
+            store = opened if self._codec is None else CodedStore(opened, self._codec, self._clock)
             session = self._session(store)
             self._client, self._pid = session.client, os.getpid()
             self.portal.entered(asyncio.get_running_loop())
@@ -515,6 +522,15 @@ def _ending_of(stop: Stop) -> Ending | None:
             return Ending("failed", error)
         case _:
             return None
+
+
+def _checked_codec(codec: PayloadCodec | None) -> PayloadCodec | None:
+    missing = [] if codec is None else [m for m in ("encode", "decode") if not callable(getattr(codec, m, None))]
+    if missing:
+        raise InvalidInputError(
+            f"codec must be an object with the methods encode(data) and decode(data), got {codec!r}, which has no {' and no '.join(missing)}."
+        )
+    return codec
 
 
 def _bytes(value: str | int) -> int:

@@ -10,6 +10,7 @@ from stepwell._engine.call import Call, current
 from stepwell._engine.definition import NO_INPUT, Definition
 from stepwell._engine.failure import ErrorRegistry, error_summary
 from stepwell._engine.journal import Journal, Sender
+from stepwell._same import is_same
 from stepwell.clock import Clock
 from stepwell.codec import NO_ANNOTATION, Codec, codec_for
 from stepwell.duration import Duration, to_us
@@ -22,6 +23,7 @@ from stepwell.errors import (
     ExecutionNotFoundError,
     InvalidInputError,
     InvalidTransitionError,
+    PayloadCodecError,
     SerializationError,
 )
 from stepwell.execution import Execution, ExecutionList, info_of
@@ -191,6 +193,7 @@ class Client:
 
     def input_text(self, definition: Definition, input: object) -> str:
         """The input as it is stored, or InvalidInputError."""
+        definition.check_keys()
         if not definition.takes_input:
             if input is not None:
                 raise InvalidInputError(f"Workflow {definition.name!r} takes no input, got {input!r}.")
@@ -220,7 +223,10 @@ class Client:
                 sender = self.worker.starter(definition, new)
             else:
                 sender = _LookAfterwards(self.worker)
-        _check_triggered(new, await self._journal.append(Triggered(new), sender), if_exists)
+        verdict = await self._journal.append(Triggered(new), sender)
+        if isinstance(verdict, Exists) and if_exists == "return" and not verdict.same:
+            verdict = Exists(new.id, same=await self._is_same(definition, new))
+        _check_triggered(new, verdict, if_exists)
         return new.id
 
     def trigger_with(self, connection: object, new: NewExecution, *, if_exists: str) -> str:
@@ -229,6 +235,19 @@ class Client:
         [verdict] = self.store.enlist(connection, [Triggered(new)])
         _check_triggered(new, verdict, if_exists)
         return new.id
+
+    async def _is_same(self, definition: Definition, new: NewExecution) -> bool:
+        """Whether the execution that is there has the same input, written otherwise: a secret has a new text each time."""
+        row = await self.reader.execution(new.id)
+        if row is None or row.input is None or row.workflow != new.workflow:
+            return False
+        codec = definition.input_codec
+        try:
+            return is_same(codec.decode(row.input), codec.decode(new.input))
+        except PayloadCodecError:
+            raise
+        except SerializationError:  # what is there was written by other code
+            return False
 
     async def trigger_many(self, news: Sequence[NewExecution]) -> None:
         """Write all of them or none."""

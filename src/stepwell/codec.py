@@ -9,22 +9,23 @@ from __future__ import annotations
 import inspect
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from types import NoneType
 from typing import Any, Final, Literal, TypeAlias, cast
 
 import msgspec
 
-from stepwell._accept import accept_parts, name_of
+from stepwell._accept import accept_parts, accept_secret, name_of
 from stepwell._preview import preview
 from stepwell._returns import return_annotation
 from stepwell._same import is_plain, is_same
 from stepwell._shape import Classes, is_enum, is_pydantic, shape_of, with_defaults
-from stepwell._tagged import TAG_TEXT, Refused, a, as_is, from_tagged, to_tagged
-from stepwell.errors import InvalidInputError, SerializationError
+from stepwell._tagged import TAG_TEXT, Refused, Vault, a, as_is, from_tagged, has_only_secrets, to_tagged
+from stepwell.errors import InvalidInputError, PayloadCodecError, SerializationError
+from stepwell.secret import Secret
 
-__all__ = ["NO_ANNOTATION", "Codec", "codec_for", "codec_of_function", "preview"]
+__all__ = ["NO_ANNOTATION", "Codec", "codec_for", "codec_of_function", "names_secrets", "preview"]
 
 NO_ANNOTATION: Final = inspect.Signature.empty
 """Stands for a missing annotation."""
@@ -45,16 +46,18 @@ _encode_plain: Final = msgspec.json.Encoder().encode
 class Codec:
     """JSON text for values that no annotation describes: JSON's own types and those that can be tagged."""
 
-    __slots__ = ("annotation",)
+    __slots__ = ("annotation", "has_secrets")
 
     def __init__(self, annotation: object = NO_ANNOTATION) -> None:
         self.annotation = annotation
+        self.has_secrets = False
 
     def snapshot(self, value: object) -> Snapshot:
         """Give the text of the value, and the value as that text gives it back.
 
         Raises:
             SerializationError: The value cannot be stored, or would come back as something else.
+            SecretKeyError: It holds a secret, and there is no key.
         """
         cls = type(value)
         if cls is int and -_INT64 <= cast("int", value) < _INT64:
@@ -83,11 +86,14 @@ class Codec:
 
         Raises:
             SerializationError: The text is not JSON, or does not fit the annotation (any more).
+            SecretKeyError: It holds a secret that cannot be decrypted.
         """
         try:
-            if TAG_TEXT in text:
+            if TAG_TEXT in text and not (self.has_secrets and has_only_secrets(text)):
                 return from_tagged(_decode_plain(text), self._classes())
             return self._decode(text)
+        except PayloadCodecError:
+            raise
         except Refused as refused:
             raise SerializationError(f"The stored value does not fit: {refused}.") from refused
         except msgspec.MsgspecError as error:
@@ -109,6 +115,8 @@ class Codec:
             raise InvalidInputError(f"Invalid input: {refused}.") from refused
         try:
             return self.encode(accepted)
+        except PayloadCodecError:
+            raise
         except SerializationError as error:
             raise InvalidInputError(f"Invalid input: {self.refusal(accepted, 'input') or error}") from error
 
@@ -131,11 +139,13 @@ class Codec:
         try:
             raw = to_tagged(value, classes)
             text = _encode_plain(raw).decode()
-            if TAG_TEXT not in text and not self._gives_back(value, text):
+            if self.has_secrets or (TAG_TEXT not in text and not self._gives_back(value, text)):
                 text = _encode_plain(as_is(raw)).decode()
             back = self.decode(text)
             if is_same(value, back):
                 return text, back
+        except PayloadCodecError:
+            raise
         except Refused as refused:
             raise SerializationError(f"{refused}{self._advice(refused.cls, 'return')}.") from None
         except Exception as error:
@@ -184,20 +194,26 @@ class Codec:
 class TypedCodec(Codec):
     """JSON text for values of an annotated type."""
 
-    __slots__ = ("_decode_typed", "_encode_typed", "_is_direct", "_known", "_only_json")
+    __slots__ = ("_decode_stored", "_decode_typed", "_encode_typed", "_is_direct", "_known", "_only_json")
 
     def __init__(self, annotation: object) -> None:
         super().__init__(annotation)
         self._known = Classes((annotation,))
+        self.has_secrets = self._known.has_secrets
         self._only_json = self._known.only_json
         # Sets have no order of their own; the encoder that sorts them would sort dicts as well.
         order = "deterministic" if self._known.has_sets else None
         self._encode_typed = msgspec.json.Encoder(enc_hook=_encode_hook, order=order).encode
-        self._decode_typed = _typed_decoder(annotation)
-        self._is_direct = self._decode_typed is not None and not (self._known.has_sets and self._known.has_dicts)
+        self._decode_typed = self._decode_stored = _typed_decoder(annotation)
+        if self.has_secrets:
+            self._decode_stored = _typed_decoder(annotation, Vault(self._known))
+        mixed = self._known.has_sets and self._known.has_dicts
+        self._is_direct = self._decode_typed is not None and not mixed and not self.has_secrets
 
     def snapshot(self, value: object) -> Snapshot:
         decode = self._decode_typed
+        if self.has_secrets:
+            return self._snapshot_secrets(self._wrapped(value))
         if decode is None or not self._is_direct:
             return self._tagged(value)
         try:
@@ -210,6 +226,33 @@ class TypedCodec(Codec):
         except Exception:  # code of the user's classes may raise anything; the tagged form says what is wrong
             return self._tagged(value)
         return self._tagged(value)
+
+    def _snapshot_secrets(self, value: object) -> Snapshot:
+        """Plain JSON where only the secrets are tagged, if the annotation brings that back; so it can be read without it."""
+        decode = self._decode_stored
+        if decode is None or (self._known.has_sets and self._known.has_dicts):
+            return self._tagged(value)
+        vault = Vault(self._known)
+        order = "deterministic" if self._known.has_sets else None
+        try:
+            data = msgspec.json.Encoder(enc_hook=partial(_encode_hook, vault=vault), order=order).encode(value)
+            text, back = data.decode(), decode(data)
+            if is_same(value, back) and text.count(TAG_TEXT) == vault.written and _NUL not in text:
+                return text, back
+        except PayloadCodecError:
+            raise
+        except Exception:  # as in `snapshot`
+            return self._tagged(value)
+        return self._tagged(value)
+
+    def _wrapped(self, value: object) -> object:
+        """The value with a Secret wherever the annotation says so: what was left unwrapped must not be stored in clear."""
+        try:
+            return self._accept_parts(value)
+        except Refused as refused:
+            raise SerializationError(
+                f"{a(type(value))} is not what {name_of(self.annotation)} says, which names secrets: {refused}."
+            ) from None
 
     def accept(self, value: object) -> object:
         decode = self._decode_typed
@@ -242,9 +285,9 @@ class TypedCodec(Codec):
                 raise
 
     def _decode(self, text: str) -> object:
-        if self._decode_typed is None:
+        if self._decode_stored is None:
             return self.accept(_decode_plain(text))
-        return self._decode_typed(text)
+        return self._decode_stored(text)
 
     def _classes(self) -> Classes:
         return self._known
@@ -302,6 +345,11 @@ def _is_type(annotation: object) -> bool:
     )
 
 
+def names_secrets(annotations: Iterable[object]) -> bool:
+    """Whether one of the annotations, as far as it can be resolved now, names Secret. Nothing is kept of it."""
+    return Classes(annotations).has_secrets
+
+
 def codec_of_function(fn: Callable[..., Any], returns: object = NO_ANNOTATION) -> Codec:
     """Give the codec for what the function returns: of `returns` if given, else of its return annotation.
 
@@ -335,28 +383,40 @@ def codec_of_function(fn: Callable[..., Any], returns: object = NO_ANNOTATION) -
 # ----------------------------------------------------------------------------------------------- msgspec and pydantic
 
 
-def _typed_decoder(annotation: Any) -> Callable[[str | bytes], object] | None:
+def _typed_decoder(annotation: Any, vault: Vault | None = None) -> Callable[[str | bytes], object] | None:
     if isinstance(annotation, type) and is_pydantic(annotation):
-        return partial(_decode_model, annotation)
+        return partial(_decode_model, annotation, vault=vault)
     try:
-        return msgspec.json.Decoder(annotation, dec_hook=_decode_hook).decode
+        hook = _decode_hook if vault is None else partial(_decode_hook, vault=vault)
+        return msgspec.json.Decoder(annotation, dec_hook=hook).decode
     except Exception:  # a type that msgspec does not take: its values are tagged
         return None
 
 
-def _encode_hook(value: Any) -> Any:
+def _encode_hook(value: Any, vault: Vault | None = None) -> Any:
     if is_pydantic(type(value)):
-        return msgspec.Raw(value.__pydantic_serializer__.to_json(value, round_trip=True, **_dump_options()))
+        dump = value.__pydantic_serializer__.to_json
+        return msgspec.Raw(dump(value, round_trip=True, context=vault, **_dump_options()))
+    if vault is not None and isinstance(value, Secret):
+        return vault.write_secret(cast("Secret[Any]", value))
     for base, plain in _PLAIN_OF.items():
         if isinstance(value, base):
             return plain(value)
     raise NotImplementedError(type(value).__name__)
 
 
-def _decode_hook(cls: Any, raw: Any) -> Any:
+def _decode_hook(cls: Any, raw: Any, vault: Vault | None = None) -> Any:
+    if cls is Secret or typing.get_origin(cls) is Secret:
+        stored = None if vault is None else vault.read_secret(raw)
+        if stored is not None:
+            return stored
+        try:
+            return accept_secret(raw, typing.get_args(cls), _accept)
+        except Refused as refused:
+            raise ValueError(refused.problem) from None
     if is_pydantic(cls):
         try:
-            return cls.__pydantic_validator__.validate_json(_encode_plain(raw), **_load_options())
+            return cls.__pydantic_validator__.validate_json(_encode_plain(raw), context=vault, **_load_options())
         except ValueError as error:
             # msgspec adds the place of the model to the message.
             raise ValueError(_pydantic_problem(error)) from error
@@ -384,9 +444,9 @@ _PLAIN_OF: Final[dict[type, Callable[[Any], object]]] = {
 }
 
 
-def _decode_model(cls: Any, text: str | bytes) -> object:
+def _decode_model(cls: Any, text: str | bytes, vault: Vault | None = None) -> object:
     try:
-        return cls.__pydantic_validator__.validate_json(text, **_load_options())
+        return cls.__pydantic_validator__.validate_json(text, context=vault, **_load_options())
     except ValueError as error:
         raise msgspec.ValidationError(_pydantic_problem(error)) from error
 

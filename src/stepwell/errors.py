@@ -7,6 +7,8 @@
     ├─ StepFailedError              a recorded failure that cannot be rebuilt as its own class
     ├─ NonRetryableError            raise it in a body: no further attempt
     ├─ SerializationError           a value that JSON and its type cannot bring back
+    │  └─ PayloadCodecError         what the codec of the app cannot store or read
+    │     └─ SecretKeyError         a secret that the keys at hand cannot store or read
     ├─ InvalidInputError            refused where it enters (also a ValueError)
     ├─ EventTimeoutError, StepTimeoutError     (also TimeoutError)
     ├─ ProcessDiedError             the process of a body with executor="process" ended by itself
@@ -124,6 +126,21 @@ class SerializationError(StepwellError):
     """A value cannot be stored, or cannot be brought back as what it was."""
 
     code = "serialization"
+
+
+class PayloadCodecError(SerializationError):
+    """A value cannot be stored, or a stored one not read, with the `App(codec=…)` that this process has.
+
+    What is stored is not lost: an execution that cannot be read goes back to the queue, for a worker that can.
+    """
+
+    code = "payload_codec"
+
+
+class SecretKeyError(PayloadCodecError):
+    """A secret cannot be stored, or a stored one not read, with the keys that this process has."""
+
+    code = "secret_key"
 
 
 class InvalidInputError(StepwellError, ValueError):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from stepwell import operating
 from stepwell._engine.call import refuse_in_workflow_code
 from stepwell._engine.failure import error_summary
+from stepwell._tagged import for_people
 from stepwell.clock import from_us
 from stepwell.codec import Codec
 from stepwell.duration import Duration
@@ -529,7 +530,8 @@ def _attempt(row: AttemptRow) -> AttemptInfo:
 
 def _step_name(row: StepRow) -> str:
     if row.kind == "progress" and row.output is not None:
-        return str(json.loads(row.output)["message"])
+        milestone = for_people(row.output)
+        return str(cast("dict[str, object]", milestone)["message"] if isinstance(milestone, dict) else milestone)
     return unquote_step_name(row.path.rpartition("/")[2])
 
 
@@ -538,7 +540,7 @@ def _error(text: str | None) -> ErrorInfo | None:
 
 
 def _shown(text: str | None) -> Any:
-    return None if text is None else json.loads(text)
+    return None if text is None else for_people(text)
 
 
 def shown(text: str | None) -> Any:
@@ -556,7 +558,7 @@ def _typed(codec: Codec, text: str) -> Any:
         return codec.decode(text)
     except StepwellError:
         # An older program wrote it; what is stored is better than nothing.
-        return json.loads(text)
+        return for_people(text)
 
 
 def _moment(value: int | None) -> datetime | None:

@@ -86,7 +86,7 @@ def test_the_types_are_announced() -> None:
     assert (SOURCES / "stepwell/py.typed").exists()
 
 
-@pytest.mark.parametrize("name", ["pydantic", "rich", "click", "watchfiles", "pytest"])
+@pytest.mark.parametrize("name", ["cryptography", "pydantic", "rich", "click", "watchfiles", "pytest"])
 def test_importing_stepwell_does_not_import(name: str) -> None:
     script = f"import sys, stepwell, stepwell.testing.plugin as p; print({name!r} in sys.modules)"
     if name == "pytest":
@@ -99,7 +99,7 @@ def test_importing_stepwell_does_not_import(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["app", "workflow", "step", "execution", "errors", "types", "retry", "clock", "testing.plugin"]
+    "name", ["app", "workflow", "step", "execution", "errors", "types", "retry", "secret", "clock", "testing.plugin"]
 )
 def test_public_modules_can_be_imported_alone(name: str) -> None:
     assert importlib.import_module(f"stepwell.{name}").__doc__

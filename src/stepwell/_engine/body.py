@@ -19,8 +19,15 @@ from stepwell._engine.deadlines import Deadline
 from stepwell._engine.elsewhere import PROCESS, Elsewhere, in_executor, in_process
 from stepwell._engine.failure import record_error
 from stepwell._engine.outcome import Outcome
+from stepwell._keys import secret_keys
 from stepwell.codec import Codec
-from stepwell.errors import NonRetryableError, SerializationError, StepTimeoutError, WorkflowCodeError
+from stepwell.errors import (
+    NonRetryableError,
+    PayloadCodecError,
+    SerializationError,
+    StepTimeoutError,
+    WorkflowCodeError,
+)
 from stepwell.retry import RetryPolicy
 from stepwell.store.records import HistoryRow
 from stepwell.store.transitions import StepFinished, StepRetrying, Verdict
@@ -60,6 +67,8 @@ class BodyWork(Struct, gc=False):
     def value_of(self, call: Call, text: str) -> object:
         try:
             return self.codec.decode(text)
+        except PayloadCodecError:
+            raise
         except SerializationError as error:
             raise call.runner.mismatch(
                 call.path, f"recorded a result that does not fit the code any more ({error})"
@@ -71,6 +80,8 @@ class BodyWork(Struct, gc=False):
     async def perform(self, call: Call, record: HistoryRow | None) -> Outcome:
         runner = call.runner
         call.input = self.input
+        if self.codec.has_secrets:
+            _check_keys(call)
         if record is not None:
             await self.take_up(call, record)
         while True:
@@ -288,6 +299,14 @@ class BodyWork(Struct, gc=False):
         if wait:
             await runner.wait_until(now + wait, call)
         call.attempt += 1
+
+
+def _check_keys(call: Call) -> None:
+    """Before the body runs: a result that could not be stored would be lost."""
+    try:
+        secret_keys()
+    except PayloadCodecError as error:
+        raise call.runner.give_back(error) from error
 
 
 def _is_running(task: asyncio.Task[object]) -> bool:

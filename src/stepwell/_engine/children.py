@@ -12,7 +12,13 @@ from stepwell._engine.listening import Listener
 from stepwell._engine.outcome import Outcome
 from stepwell._engine.waits import finished
 from stepwell.codec import Codec
-from stepwell.errors import ChildFailedError, ExecutionExistsError, ExecutionNotFoundError, SerializationError
+from stepwell.errors import (
+    ChildFailedError,
+    ExecutionExistsError,
+    ExecutionNotFoundError,
+    PayloadCodecError,
+    SerializationError,
+)
 from stepwell.ids import digest
 from stepwell.store.records import HistoryRow
 from stepwell.store.transitions import (
@@ -204,6 +210,8 @@ async def _wait_for_end(call: Call, kind: str, execution_id: str, started: Child
 def _output(call: Call, text: str, codec: Codec) -> object:
     try:
         return codec.decode(text)
+    except PayloadCodecError:
+        raise
     except SerializationError as error:
         raise call.runner.mismatch(
             call.path, f"recorded an output that does not fit the code any more ({error})"

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
-from stepwell.codec import Codec, codec_for
-from stepwell.errors import InvalidInputError
+from stepwell._keys import secret_keys
+from stepwell.codec import Codec, codec_for, names_secrets
+from stepwell.errors import ConfigError, InvalidInputError, SecretKeyError
 from stepwell.retry import RetryPolicy
 
 NO_INPUT: Final = "null"
@@ -84,8 +85,39 @@ class Definition:
     def _hints(self) -> dict[str, Any]:
         return resolved_hints(self.function)
 
+    def check_secrets(self) -> None:
+        """Refuse a workflow that takes or gives secrets when there is no key, as far as its annotations can be resolved.
+
+        Raises:
+            ConfigError: It does, and there is none.
+        """
+        hints = resolved_hints(self.function)
+        if names_secrets([hints[name] for name in (self.input_name, "return") if name in hints]):
+            try:
+                secret_keys()
+            except SecretKeyError as error:
+                raise ConfigError(f"Workflow {self.name!r} uses Secret. {error}") from error
+
+    @cached_property
+    def _uses_secrets(self) -> bool:
+        return self.input_codec.has_secrets or self.output_codec.has_secrets
+
+    def check_keys(self) -> None:
+        """Make sure, before anything runs, that the secrets of this workflow can be stored.
+
+        Raises:
+            SecretKeyError: They cannot.
+        """
+        if self._uses_secrets:
+            secret_keys()
+
     def arguments(self, step: object, input: str, env: object) -> Arguments:
-        """The arguments of the workflow function."""
+        """The arguments of the workflow function.
+
+        Raises:
+            SecretKeyError: A secret cannot be read, or one that comes out later could not be stored.
+        """
+        self.check_keys()
         args = (step, self.input_codec.decode(input)) if self.takes_input else (step,)
         return Arguments(args, {"env": env} if self.takes_env else {})
 

@@ -3,6 +3,7 @@
 Restoring imports nothing and looks names up only among the `Exception` classes that were loaded when the registry was
 made, and those it was given. `__init__` of a user's class is never called. An error that would not say the same again,
 or whose class is not known, comes back as StepFailedError. Its `__cause__` shows where the original was raised.
+Errors are read by people, so no secret is kept in them, and texts that were taken out of secrets are masked.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from stepwell._coded import problem_of
+from stepwell._revealed import without_revealed
 from stepwell.codec import NO_ANNOTATION, codec_for
-from stepwell.errors import InvalidInputError, StepFailedError, StepwellError
+from stepwell.errors import InvalidInputError, PayloadCodecError, StepFailedError, StepwellError
+from stepwell.secret import MASK, without_secrets
 
 _LIMIT: Final = 16_384
 _MAX_CAUSES: Final = 20
@@ -76,7 +80,7 @@ def _dotted(cls: type) -> str:
 
 
 def _clean(text: str) -> str:
-    return _UNSTORABLE.sub("\ufffd", text)
+    return _UNSTORABLE.sub("\ufffd", without_revealed(text, MASK))
 
 
 def _cut(text: str) -> str:
@@ -132,7 +136,7 @@ def _attributes(error: BaseException) -> list[tuple[str, object]]:
 
 
 def _stored(value: object) -> msgspec.Raw:
-    text = _values.encode(value)
+    text = _values.encode(without_secrets(value))
     if len(text) > _LIMIT:
         raise ValueError("too long")
     return msgspec.Raw(text.encode())
@@ -190,7 +194,14 @@ class ErrorRegistry:
             self._known[_dotted(cls)] = cls
 
     def restore(self, text: str) -> Exception:
-        """Give the recorded error, new each time; never raises whatever the record holds."""
+        """Give the recorded error, new each time, whatever the record holds.
+
+        Raises:
+            PayloadCodecError: It cannot be read by this process: another error must not take its place.
+        """
+        problem = problem_of(text)
+        if problem is not None:
+            raise PayloadCodecError(f"A recorded error cannot be read: {problem}.")
         record = _parsed(text)
         error = self._rebuild(record) or _stand_in(record)
         if record.traceback:
@@ -238,6 +249,9 @@ def _loaded_classes() -> dict[str, type[Exception] | None]:
 
 
 def _parsed(text: str) -> _Record:
+    problem = problem_of(text)
+    if problem is not None:
+        return _Record("unknown", f"the recorded error cannot be read ({problem})")
     try:
         return _decode(text)
     except (msgspec.MsgspecError, RecursionError) as error:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from stepwell._engine.call import NOTHING, Call, Work, current
 from stepwell._engine.outcome import Outcome, Unwound
-from stepwell.errors import WorkflowCodeError
+from stepwell.errors import PayloadCodecError, WorkflowCodeError
 from stepwell.ids import quote_step_name
 from stepwell.store.records import HistoryRow
 from stepwell.store.transitions import StepFinished, StepFlagged
@@ -138,9 +138,15 @@ async def result_of(call: Call, work: Work) -> Any:
     outcome = call.outcome
     assert outcome is not None  # noqa: S101 - set by whoever woke us
     if outcome.status == "completed":
-        return work.value_of(call, outcome.text or "null")
+        try:
+            return work.value_of(call, outcome.text or "null")
+        except PayloadCodecError as error:
+            raise call.runner.give_back(error) from error
     if outcome.status == "failed":
-        error = call.runner.host.errors.restore(outcome.text or "")
+        try:
+            error = call.runner.host.errors.restore(outcome.text or "")
+        except PayloadCodecError as problem:
+            raise call.runner.give_back(problem) from problem
         parent = call.parent
         if parent is not None and parent.is_body:
             parent.raised = [*(parent.raised or ()), error]

@@ -14,7 +14,7 @@ from stepwell._engine.call import Call, Work
 from stepwell._engine.failure import record_error
 from stepwell._engine.outcome import Outcome
 from stepwell.codec import Codec
-from stepwell.errors import EventTimeoutError, SerializationError
+from stepwell.errors import EventTimeoutError, PayloadCodecError, SerializationError
 from stepwell.store.records import HistoryRow
 from stepwell.store.transitions import Listened, Received
 
@@ -94,6 +94,8 @@ class ListenWork:
     def value_of(self, call: Call, text: str) -> object:
         try:
             return self._codec.decode(text)
+        except PayloadCodecError:
+            raise
         except SerializationError as error:
             # The event is received; its sender is to blame, and the workflow may want to say so.
             raise SerializationError(

@@ -21,7 +21,7 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Never, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Never, TypeVar, cast
 
 from stepwell._engine.background import start
 from stepwell._engine.call import Call, current
@@ -36,6 +36,7 @@ from stepwell._engine.strands import Strands
 from stepwell.errors import (
     CrashLoopError,
     ExecutionTimeoutError,
+    PayloadCodecError,
     ReplayMismatchError,
     SerializationError,
 )
@@ -61,6 +62,8 @@ from stepwell.store.transitions import (
 
 if TYPE_CHECKING:
     from stepwell._engine.definition import Definition
+
+E = TypeVar("E", bound=Exception)
 
 log: Final = logging.getLogger("stepwell")
 
@@ -300,7 +303,10 @@ class Runner(Strands):
 
     def _call_function(self) -> Awaitable[object]:
         definition = self.definition
-        arguments = definition.arguments(self.step, self.claimed.input, self.host.resources)
+        try:
+            arguments = definition.arguments(self.step, self.claimed.input, self.host.resources)
+        except PayloadCodecError as error:
+            raise self.give_back(error) from error
         if definition.is_async:
             return definition.function(*arguments.args, **arguments.kwargs)
         return self.in_thread(lambda: definition.function(*arguments.args, **arguments.kwargs))
@@ -309,9 +315,12 @@ class Runner(Strands):
         definition = self.definition
         if self.claimed.failing is None:
             await self.record(Failing(self.id, self.epoch, self.run, error))
-        arguments = definition.error_arguments(
-            self.step, self.claimed.input, self.host.errors.restore(error), self.host.resources
-        )
+        try:
+            arguments = definition.error_arguments(
+                self.step, self.claimed.input, self.host.errors.restore(error), self.host.resources
+            )
+        except PayloadCodecError as problem:
+            raise self.give_back(problem) from problem
         handler = cast("Callable[..., object]", definition.on_error)
         if inspect.iscoroutinefunction(handler):
             return await handler(*arguments.args, **arguments.kwargs)
@@ -356,7 +365,10 @@ class Runner(Strands):
     def _encode_output(self, value: object) -> str:
         if self._cleaning_up:
             return "null"
-        text = self.definition.output_codec.snapshot(value)[0]
+        try:
+            text = self.definition.output_codec.snapshot(value)[0]
+        except PayloadCodecError as error:
+            raise self.give_back(error) from error
         self.check_size(text, "The output")
         return text
 
@@ -503,10 +515,16 @@ class Runner(Strands):
 
     def mismatch(self, path: str, problem: str) -> ReplayMismatchError:
         """The code does not fit the record: give the execution back for a worker whose code does."""
-        error = ReplayMismatchError(self.id, path, problem)
-        log.error("%s", error)
-        self.request_stop(Release(self.clock.now() + MISMATCH_PAUSE_US, str(error)))
+        return self.give_back(ReplayMismatchError(self.id, path, problem))
+
+    def give_back(self, error: E) -> E:
+        """This worker cannot go on with the execution, another may: release it, and say why."""
+        self.request_stop(self._given_back(error))
         return error
+
+    def _given_back(self, error: Exception) -> Release:
+        log.error("Execution %s goes back to the queue: %s", self.id, error)
+        return Release(self.clock.now() + MISMATCH_PAUSE_US, str(error))
 
     # ---------------------------------------------------------------------------------------------- recording
 
@@ -521,7 +539,7 @@ class Runner(Strands):
             await self.unwound()
         verdict = await self.send(transition)
         if isinstance(verdict, Exception):
-            raise verdict
+            raise self._refusal(verdict)
         if verdict is not None or self.stop is not None:
             await self.unwound()
 
@@ -554,10 +572,14 @@ class Runner(Strands):
                 call.settle_later(outcome)
             raise cancelled
         if isinstance(verdict, Exception):
-            raise verdict
+            raise self._refusal(verdict)
         if isinstance(verdict, Refused) or self.stop is not None:
             await self.unwound()
         return verdict
+
+    def _refusal(self, problem: Exception) -> Exception:
+        """What a call raises whose record was not taken. It must not look like an outcome when the codec is to blame."""
+        return self.give_back(problem) if isinstance(problem, PayloadCodecError) else problem
 
     def send(self, transition: OwnerTransition) -> asyncio.Future[Verdict]:
         """Write a transition of an execution that is not leaving; the future gives the verdict."""
@@ -619,6 +641,8 @@ class Runner(Strands):
         elif isinstance(transition, Finished) and transition.status == "completed":
             log.error("The output of execution %s cannot be stored: %s", self.id, verdict)
             self._close(Failed(record_error(SerializationError(f"The output cannot be stored: {verdict}"))))
+        elif self._closing and isinstance(verdict, PayloadCodecError) and not isinstance(self.stop, Release):
+            self._close(self._given_back(verdict))
         elif self._closing:
             log.error("The end of execution %s cannot be stored: %s", self.id, verdict)
             self._depart(Lost())

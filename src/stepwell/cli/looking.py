@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias
 
 import click
 
-from stepwell import App, Execution
+from stepwell import App, Execution, PayloadCodecError
 from stepwell.cli.console import put, put_json, put_value, set_up_logging
 from stepwell.cli.describe import description
 from stepwell.cli.follow import follow
@@ -72,7 +72,12 @@ def result(ctx: click.Context, /, id: str, timeout: float | str | None, as_json:
     """Wait for the end of one execution and print its output as JSON."""
 
     async def act(_: App, execution: Execution[Any]) -> int:
-        put_value(await execution.result(timeout), as_json=as_json)
+        try:
+            value = await execution.result(timeout)
+        except PayloadCodecError:
+            # What cannot be read is shown as a mask: looking on needs no key and no codec.
+            value = (await execution.info()).output
+        put_value(value, as_json=as_json)
         return 0
 
     on_execution(ctx, id, act)
