@@ -574,7 +574,7 @@ async def test_claim_gives_all_that_replay_needs(store: OpenStore) -> None:
     assert (claimed.created_at, claimed.started_at, claimed.deadline_at) == (NOW, NOW + 1, NOW + 8)
     assert (claimed.crashes, claimed.failing) == (0, None)
     history = {row.path: row for row in claimed.history}
-    assert tuple(history["a"]) == ("a", 1, "run", "completed", 1, "1", None, None, NOW + 1, 0, NOW + 2, None)
+    assert tuple(history["a"]) == ("a", 1, "run", "completed", 1, "1", None, None, NOW + 1, None, NOW + 2, None)
     assert (history["b"].status, history["b"].error) == ("failed", '"no"')
     assert (history["c"].status, history["c"].attempt, history["c"].wake_at) == ("retrying", 2, NOW + SECOND)
     assert await store.load("w", ["e", "nowhere"]) == [claimed]

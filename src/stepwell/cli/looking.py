@@ -89,15 +89,21 @@ def watch(ctx: click.Context, /, id: str, as_json: bool) -> None:
 
 @click.command()
 @click.option("--reason", help="Why; kept with the execution.")
+@click.option("--undo", is_flag=True, help="Undo its completed steps first; a worker must run for that.")
 @on_one
-def cancel(ctx: click.Context, /, id: str, reason: str | None, as_json: bool) -> None:
+def cancel(ctx: click.Context, /, id: str, reason: str | None, undo: bool, as_json: bool) -> None:
     """End one execution now: no further step starts, late results are thrown away."""
 
     async def act(_: App, execution: Execution[Any]) -> int:
-        await execution.cancel(reason)
-        say(f"cancelled {execution.id}")
+        await execution.cancel(reason, undo)
+        info = await execution.info()
+        say(
+            f"cancelled {execution.id}"
+            if info.is_terminal
+            else f"{execution.id} will be cancelled when its steps are undone"
+        )
         if as_json:
-            put_json((await execution.info()).to_dict())
+            put_json(info.to_dict())
         return 0
 
     on_execution(ctx, id, act)

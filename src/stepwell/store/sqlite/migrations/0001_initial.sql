@@ -24,6 +24,7 @@
 --               if it ended badly and has attached children that live
 --   cancel      any but terminal -> cancelled: epoch + 1, owner NULL, the fence of the owner's row + 1
 --   delete      a terminal one that no living one refers to, with orphaning 0: its rows leave all tables, in one transaction
+--   cancel+undo the same, but -> queued with ending 'cancelled', claimable: the undos run, then finish
 --   reap        whatever a dead worker owned -> queued: owner NULL, crashed 1; the worker's row is deleted
 -- A status other than queued, sleeping and listening with owner NULL is terminal or paused. sleeping and listening with an
 -- owner wait in that worker's memory.
@@ -117,7 +118,7 @@ CREATE TABLE steps (
     error        TEXT,
     flag         TEXT,
     awaits       TEXT, -- of a listening step: the name of the event, or the id of the execution
-    undo         INTEGER NOT NULL DEFAULT 0, -- 1: has an undo
+    undo         TEXT, -- of a step that has an undo: the name of its function, or 1
     started_at   INTEGER NOT NULL,
     finished_at  INTEGER,
     wake_at      INTEGER,
