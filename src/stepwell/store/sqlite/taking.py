@@ -90,7 +90,7 @@ def cancel(
     run_query(connection, "steps_cancel_open", id=execution_id, run=run, now=now)
     run_query(connection, "ended_wake", id=execution_id, now=now)
     run_query(connection, "orphaning", id=execution_id)
-    return Taken(execution_id, True, status, owner)
+    return Taken(execution_id, True, status, owner, ending)
 
 
 def cancel_orphans(connection: sqlite3.Connection, now: int, limit: int) -> list[Taken]:
