@@ -61,7 +61,7 @@ class ExecutionInfo:
     waiting_for: str | None
     reason: str | None
     priority: int
-    ending: Literal["failed", "cancelled"] | None
+    ending: Literal["failed", "cancelled"] | None = None
 
     @property
     def is_terminal(self) -> bool:
@@ -106,7 +106,7 @@ class StepInfo:
     finished_at: datetime | None
     wake_at: datetime | None
     awaits: str | None
-    undone: bool
+    undone: bool = False
     attempts: tuple[AttemptInfo, ...]
 
     def to_dict(self) -> dict[str, Any]:

@@ -460,7 +460,13 @@ async def test_steps_of_undos_and_on_error_are_not_undone(ledger: Ledger) -> Non
     assert ledger == ["one", "inside", "clean"]
 
 
-@pytest.mark.parametrize("bad", [5, "refund", lambda: None, lambda a, b: None])
+def _takes_nothing() -> None: ...
+
+
+def _takes_two(a: object, b: object) -> None: ...
+
+
+@pytest.mark.parametrize("bad", [5, "refund", _takes_nothing, _takes_two])
 async def test_what_cannot_undo_is_refused_before_the_step_runs(bad: Any, ledger: Ledger) -> None:
     app = App()
 

@@ -23,8 +23,8 @@
 --   finish      running -> a terminal status: owner NULL, wake_at NULL; nothing changes it any more in this run; orphaning 1
 --               if it ended badly and has attached children that live
 --   cancel      any but terminal -> cancelled: epoch + 1, owner NULL, the fence of the owner's row + 1
---   delete      a terminal one that no living one refers to, with orphaning 0: its rows leave all tables, in one transaction
 --   cancel+undo the same, but -> queued with ending 'cancelled', claimable: the undos run, then finish
+--   delete      a terminal one that no living one refers to, with orphaning 0: its rows leave all tables, in one transaction
 --   reap        whatever a dead worker owned -> queued: owner NULL, crashed 1; the worker's row is deleted
 -- A status other than queued, sleeping and listening with owner NULL is terminal or paused. sleeping and listening with an
 -- owner wait in that worker's memory.
