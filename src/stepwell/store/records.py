@@ -172,7 +172,7 @@ class ExecutionRow(Struct, frozen=True):
     waiting_for: str | None
     reason: str | None
     crashes: int
-    ending: str | None
+    ending: str | None = None
     input: str | None = None
     output: str | None = None
     error: str | None = None
