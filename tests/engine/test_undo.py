@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sqlite3
+import threading
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -1089,3 +1092,105 @@ async def test_names_that_look_like_ours_are_only_names(ledger: Ledger) -> None:
         undone = [step.name for step in await execution.steps() if step.undone]
     assert undone == ["#undo/one", "one", "a/b", "100%"]
     assert ledger[4:] == ["undo 100%", "undo a/b", "undo one", "undo #undo/one"]
+
+
+async def test_an_undo_that_was_cancelled_is_not_waited_for_after_a_crash(ledger: Ledger) -> None:
+    app = App()
+    reached, hold = asyncio.Event(), {"on": True}
+
+    async def undo(name: str) -> None:
+        ledger.append(f"undo {name}")
+        if name == "two":
+            cast("asyncio.Task[Any]", asyncio.current_task()).cancel()
+            await asyncio.sleep(0)
+        reached.set()
+        if hold["on"]:
+            await asyncio.Event().wait()
+
+    @app.workflow
+    async def flow(step: Step) -> None:
+        await step.run("one", ledger.note, "one", undo=undo)
+        await step.run("two", ledger.note, "two", undo=undo)
+        raise ValueError("no")
+
+    async with sandbox(app) as tester:
+        execution = await flow.trigger()
+        await reached.wait()
+        hold["on"] = False
+        await tester.crash()
+        await failed(execution, "no")
+        steps = await steps_of(execution)
+        assert (steps["one"].undone, steps["two"].undone) == (True, False)
+    assert ledger == ["one", "two", "undo two", "undo one", "undo one"]
+
+
+@pytest.mark.usefixtures("short_unwinding")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_an_abandoned_thread_does_nothing_while_undos_run(ledger: Ledger) -> None:
+    app = App()
+    go, told = threading.Event(), threading.Event()
+    undoing, hold = asyncio.Event(), asyncio.Event()
+
+    async def undo(name: str) -> None:
+        undoing.set()
+        await hold.wait()
+        ledger.append(f"undo {name}")
+
+    @app.workflow(timeout=HOUR)
+    def flow(step: SyncStep) -> None:
+        step.run("one", ledger.note, "one", undo=undo)
+        go.wait()
+        try:
+            step.run("late", ledger.note, "late")
+        except BaseException as error:
+            ledger.append(type(error).__name__)
+        try:
+            step.abort("late")
+        except BaseException as error:
+            ledger.append(type(error).__name__)
+        told.set()
+
+    async with sandbox(app) as tester:
+        execution = await flow.trigger()
+        await until(lambda: ledger)
+        passing = asyncio.create_task(tester.advance("2 hours"))
+        await undoing.wait()
+        go.set()
+        await asyncio.to_thread(told.wait)
+        hold.set()
+        await passing
+        await failed(execution, "did not end within")
+        assert set(await steps_of(execution)) == {"one", "#undo/one"}
+    assert ledger == ["one", "WorkflowCodeError", "WorkflowCodeError", "undo one"]
+
+
+async def test_a_name_in_the_database_never_decides_what_is_called(tmp_path: Path) -> None:
+    """Whoever writes to the file could else have any loaded function called."""
+    app = App()
+    url = f"sqlite:///{tmp_path / 'stepwell.db'}"
+
+    async def outer() -> None:
+        await buy("a")
+
+    @app.workflow
+    async def flow(step: Step) -> None:
+        await step.run("outer", outer)
+        await step.sleep("nap", HOUR)
+        step.fail("no")
+
+    async with sandbox(app, database=url) as tester:
+        execution = await flow.trigger()
+        await tester.settle()
+        await tester.crash()
+        with sqlite3.connect(tmp_path / "stepwell.db") as connection:
+            [(name,)] = connection.execute("SELECT undo FROM steps WHERE path = 'outer/a'").fetchall()
+            assert name == f"{__name__}:refund"
+            connection.execute("UPDATE steps SET undo = ? WHERE path = 'outer/a'", (f"{__name__}:not_mentioned",))
+        await tester.advance("2 hours")
+        await failed(execution, "no")
+        assert (await steps_of(execution))["#undo/outer/a"].status == "failed"
+    assert book == ["charge a"]
+
+
+async def not_mentioned(payment: Payment) -> None:
+    book.append("not mentioned")

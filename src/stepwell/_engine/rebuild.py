@@ -120,7 +120,8 @@ class Rebuild:
             if moves != self._moves:
                 moves, since = self._moves, runner.loop.time()
             elif runner.loop.time() - since >= (GRACE_SECONDS if self._holds else PATIENCE_SECONDS):
-                log.warning("Execution %s came to no rest while its undos were looked for", runner.id)
+                if not self._holds:
+                    log.warning("The code of execution %s does not go on while its undos are looked for", runner.id)
                 break
             await asyncio.sleep(LOOK_SECONDS)
         runner.request_stop(Completed("null"))
