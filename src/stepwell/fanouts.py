@@ -138,7 +138,7 @@ class FanOuts(TakesItems):
                 their end, and then its error is raised here. With "collect" all items run, and the errors stand in
                 the places of their results.
             returns: The type of one result, if `fn` has no (good) return annotation.
-            options: `retries`, `retry_delay`, `backoff`, `max_delay`, `retry_if`, `timeout` and `executor` as in `run`,
+            options: `retries`, `retry_delay`, `backoff`, `max_delay`, `retry_if`, `timeout`, `undo` and `executor` as in `run`,
                 for each item.
 
         Raises:

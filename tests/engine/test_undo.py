@@ -1194,3 +1194,40 @@ async def test_a_name_in_the_database_never_decides_what_is_called(tmp_path: Pat
 
 async def not_mentioned(payment: Payment) -> None:
     book.append("not mentioned")
+
+
+@pytest.mark.parametrize("kind", ["map", "for_each"])
+@pytest.mark.parametrize("when", ["live", "completed", "open"])
+async def test_items_of_a_fan_out_are_undone(kind: str, when: str, ledger: Ledger) -> None:
+    app = App()
+
+    async def undone(value: str | None) -> None:
+        ledger.append(f"undo {value}")
+
+    async def body(item: str) -> str:
+        if when == "open" and item == "b":
+            await current_step().sleep("nap", "1 day")
+        ledger.append(item)
+        return item
+
+    @app.workflow(timeout=HOUR)
+    async def flow(step: Step) -> None:
+        if kind == "map":
+            await step.map("items", ["a", "b"], body, concurrency=1 + (when == "open"), undo=undone)
+        else:
+            await step.for_each("items", ["a", "b"], body, concurrency=1 + (when == "open"), undo=undone)
+        if when == "live":
+            step.fail("no")
+        await step.sleep("nap", "1 day")
+
+    async with sandbox(app) as tester:
+        execution = await flow.trigger()
+        await tester.settle()
+        if when != "live":
+            await tester.crash()
+        await tester.advance("2 hours")
+        await failed(execution)
+        found = {path for path, step in (await steps_of(execution)).items() if step.undone}
+    ran = ["a"] if when == "open" else ["a", "b"]
+    assert found == {f"items/{index}" for index in range(len(ran))}
+    assert ledger == [*ran, *(f"undo {item if kind == 'map' else None}" for item in reversed(ran))]
