@@ -19,7 +19,7 @@ from stepwell._engine.definition import Definition, Options
 from stepwell._engine.executor import ThreadExecutor
 from stepwell._engine.failure import ErrorRegistry
 from stepwell._engine.journal import Journal
-from stepwell._engine.outcome import Completed, Failed, Stop
+from stepwell._engine.outcome import Aborted, Cancelled, Completed, Failed, Stop
 from stepwell._engine.processes import ProcessPool
 from stepwell._engine.runner import Runner
 from stepwell._engine.strands import install
@@ -520,6 +520,10 @@ def _ending_of(stop: Stop) -> Ending | None:
             return Ending("completed", text)
         case Failed(error):
             return Ending("failed", error)
+        case Aborted(reason):
+            return Ending("aborted", reason)
+        case Cancelled(reason):
+            return Ending("cancelled", reason)
         case _:
             return None
 

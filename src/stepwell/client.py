@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from stepwell._engine.call import Call, current
 from stepwell._engine.definition import NO_INPUT, Definition
-from stepwell._engine.failure import ErrorRegistry, error_summary
+from stepwell._engine.failure import ErrorRegistry, check_reason, error_summary
 from stepwell._engine.journal import Journal, Sender
 from stepwell._same import is_same
 from stepwell.clock import Clock
@@ -405,21 +405,23 @@ class Client:
                 error = ending.text or "{}"
                 raise ExecutionFailedError(execution_id, *error_summary(error)) from self._errors.restore(error)
 
-    async def cancel(self, execution_id: str, reason: str | None) -> None:
+    async def cancel(self, execution_id: str, reason: str | None, *, undo: bool = False) -> None:
         """See Execution.cancel."""
         if reason is not None:
-            _check_reason(reason)
-        taken = await self.store.cancel(execution_id, reason=reason, now=self._clock.now())
+            check_reason(reason, "reason")
+        taken = await self.store.cancel(execution_id, reason=reason, now=self._clock.now(), undo=undo)
         if taken is None:
             raise ExecutionNotFoundError(execution_id)
-        if not taken.done and taken.status != "cancelled":
-            raise InvalidTransitionError(execution_id, "cancel", taken.status)
+        if not taken.done and "cancelled" not in (taken.status, taken.ending):
+            state = taken.status if taken.ending is None else "failing"
+            raise InvalidTransitionError(execution_id, "cancel with undo" if taken.ending else "cancel", state)
         if self.worker is not None:
             if taken.owner == self.worker.worker_id:
                 self.worker.taken(execution_id)
-            self.worker.ended(execution_id, bad=True)
+            if not taken.cleans_up:
+                self.worker.ended(execution_id, bad=True)
             self.worker.look()
-        elif taken.done:
+        elif taken.done and not taken.cleans_up:
             await self._cancel_orphans()
         self.ended(execution_id, None)
         self.changed()
@@ -558,15 +560,6 @@ def _check_triggered_many(verdict: Verdict) -> None:
         raise ExecutionExistsError(verdict.execution_id)
     if isinstance(verdict, Exception):
         raise verdict
-
-
-def _check_reason(reason: object) -> None:
-    if not isinstance(reason, str) or len(reason) > 2_000:
-        raise InvalidInputError(f"reason must be text of at most 2,000 characters, got {ascii(reason)[:120]}.")
-    try:
-        codec_for(str).encode(reason)
-    except SerializationError as error:
-        raise InvalidInputError(f"reason cannot be stored: {error}") from error
 
 
 def checked_tags(tags: Sequence[str]) -> Sequence[str]:

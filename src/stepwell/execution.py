@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from stepwell import operating
 from stepwell._engine.call import refuse_in_workflow_code
@@ -42,7 +42,8 @@ class ExecutionInfo:
     """An execution at one moment. Times are UTC; `input` and `output` are None in lists, which load no payloads.
 
     `waiting_for` names the step that a sleeping execution waits for, or says why a queued one cannot go on;
-    `reason` is what `cancel` or `step.abort` was given.
+    `reason` is what `cancel` or `step.abort` was given. `ending` is what a living execution will end as when that is decided
+    already and only its undos and `on_error` are left.
     """
 
     id: str
@@ -62,6 +63,7 @@ class ExecutionInfo:
     waiting_for: str | None
     reason: str | None
     priority: int
+    ending: Literal["failed", "cancelled"] | None = None
 
     @property
     def is_terminal(self) -> bool:
@@ -89,7 +91,8 @@ class StepInfo:
     """A recorded step.
 
     `attempts` are the failed ones; `flag` says what people should know, e.g. `repeated`; `awaits` is the name of the event
-    that the step listens for, or the id of the execution that it has started or waits for.
+    that the step listens for, or the id of the execution that it has started or waits for. `undone`: its undo has
+    run; one that failed is the failed step `#undo/<path>`.
     """
 
     path: str
@@ -105,6 +108,7 @@ class StepInfo:
     finished_at: datetime | None
     wake_at: datetime | None
     awaits: str | None
+    undone: bool = False
     attempts: tuple[AttemptInfo, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -188,17 +192,24 @@ class Execution(Generic[Out]):
         refuse_in_workflow_code("Execution.result()", "Use step.wait_for_workflow(name, execution).")
         return cast("Out", await self._client.result(self.id, self._output_codec, timeout))
 
-    async def cancel(self, reason: str | None = None) -> None:
+    async def cancel(self, reason: str | None = None, undo: bool = False) -> None:
         """End the execution as `cancelled`, at once and finally.
 
         Written in a transaction of its own: no further step starts, running async bodies are cancelled, results that
         come later are thrown away. Cancelling a cancelled execution does nothing.
 
+        Args:
+            reason: At most 2,000 characters; kept with the execution.
+            undo: Undo its completed steps first. At once nothing runs any more; then a worker takes the execution up,
+                runs the undos, which its timeout does not stop, and nothing else, and ends it as `cancelled`. Until then
+                `info().ending` is `cancelled`, and a plain `cancel` ends it without the rest. Without anything to undo
+                it ends at once.
+
         Raises:
-            InvalidTransitionError: It has ended otherwise.
+            InvalidTransitionError: It has ended otherwise; or, with `undo`, it is failing and undoes its steps already.
         """
         refuse_in_workflow_code("Execution.cancel()", "Move it into a step: step.run('cancel', …).")
-        await self._client.cancel(self.id, reason)
+        await self._client.cancel(self.id, reason, undo=undo)
 
     async def send_event(
         self, name: str, payload: object = None, *, id: str | None = None, connection: object = None
@@ -424,9 +435,9 @@ class Execution(Generic[Out]):
             for row in rows:
                 yield item_of(row)
 
-    def cancel_sync(self, reason: str | None = None) -> None:
+    def cancel_sync(self, reason: str | None = None, undo: bool = False) -> None:
         """`cancel` for code without an event loop."""
-        self._client.portal(lambda: self.cancel(reason))
+        self._client.portal(lambda: self.cancel(reason, undo))
 
     def delete_sync(self) -> None:
         """`delete` for code without an event loop."""
@@ -481,6 +492,7 @@ def info_of(row: ExecutionRow, output_codec: Codec | None = None) -> ExecutionIn
         waiting_for=row.waiting_for,
         reason=row.reason,
         priority=row.priority,
+        ending=None if row.status in TERMINAL else cast("Literal['failed', 'cancelled'] | None", row.ending),
     )
 
 
@@ -514,6 +526,7 @@ def step_of(row: StepRow) -> StepInfo:
         finished_at=_moment(row.finished_at),
         wake_at=_moment(row.wake_at),
         awaits=row.awaits,
+        undone=bool(row.undone),
         attempts=tuple(_attempt(attempt) for attempt in row.attempts),
     )
 

@@ -5,24 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import inspect
 import logging
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from types import TracebackType
+from typing import Any, Final, NoReturn, ParamSpec, TypeVar, cast
 
 from stepwell._engine.body import BodyWork, is_async
 from stepwell._engine.bridge import Mailbox, carried
 from stepwell._engine.call import Call, current, current_scope, refuse_in_transaction
 from stepwell._engine.elsewhere import ExecutorOption, checked_executor
+from stepwell._engine.ending import end_now
+from stepwell._engine.failure import check_reason, record_error
+from stepwell._engine.outcome import Aborted, Failed
 from stepwell._engine.runner import Runner
 from stepwell._engine.transaction import LONGEST_US, TransactionWork
+from stepwell._engine.undo import undo_option
 from stepwell._engine.waits import SleepWork, ValueWork
 from stepwell.clock import from_us, to_us
 from stepwell.codec import NO_ANNOTATION, codec_for, codec_of_function, preview
 from stepwell.duration import Duration
 from stepwell.duration import to_us as duration_us
-from stepwell.errors import InvalidInputError, SerializationError, WorkflowCodeError
+from stepwell.errors import InvalidInputError, NonRetryableError, SerializationError, WorkflowCodeError
 from stepwell.ids import derived_random, derived_uuid, digest, quote_step_name
 from stepwell.retry import Backoff, RetryPolicy, resolve
 
@@ -102,6 +108,36 @@ class Facts:
         """The resources of the worker, as `@app.resource` named them."""
         return self._runner.host.resources
 
+    def fail(self, message: str) -> NoReturn:
+        """End the execution now as `failed` with this message, from wherever in its code.
+
+        A plain call, also in async code. It is decided before this raises, so no `except` can swallow it; what it raises
+        derives from CancelledError, and whatever user code makes of that is ignored. Nothing is tried again. The undos of
+        completed steps run, then `on_error`; the step whose body called this is not recorded as completed. Inside an undo
+        or `on_error` it ends only that: the run fails with its first error. A replay meets the same call again.
+
+        Args:
+            message: At most 2,000 characters; the message of the NonRetryableError that is recorded.
+
+        Raises:
+            InvalidInputError: The message is no text, too long, or cannot be stored.
+            WorkflowCodeError: The step belongs to another execution, or its execution has ended.
+        """
+        scope = self._scope("step.fail")
+        error = NonRetryableError(check_reason(message, "The message of step.fail()"))
+        end_now(scope, Failed(record_error(_raised_by_caller(error))))
+
+    def abort(self, reason: str | None = None) -> NoReturn:
+        """End the execution now as `aborted`: nothing else runs, no undo and no `on_error`.
+
+        Otherwise as `fail`. `result()` raises ExecutionAbortedError with the reason.
+
+        Args:
+            reason: At most 2,000 characters; kept with the execution.
+        """
+        scope = self._scope("step.abort")
+        end_now(scope, Aborted(None if reason is None else check_reason(reason, "The reason of step.abort()")))
+
     def uuid(self, name: str) -> uuid.UUID:
         """A UUID made from (execution, run, scope, name): the same on every replay, nothing is written."""
         return derived_uuid("uuid", *self._place(name))
@@ -175,6 +211,7 @@ class Facts:
         input: object,
         returns: object,
         executor: ExecutorOption | None,
+        undo: Callable[[Any], object] | None = None,
         mailbox: Mailbox | None = None,
     ) -> BodyWork:
         if not callable(fn):
@@ -201,6 +238,7 @@ class Facts:
             self._input(what, name, args, input),
             pool,
             mailbox,
+            None if undo is None else undo_option(f"{what}({name!r})", undo, codec, policy),
         )
 
     def _transaction(
@@ -239,6 +277,16 @@ def _not_a_function(what: str, fn: object) -> TypeError:
     return TypeError(
         f"{what} needs a function as its second argument, got {fn!r}. Pass the function itself and its arguments after it."
     )
+
+
+def _raised_by_caller(error: NonRetryableError) -> NonRetryableError:
+    """The error with a traceback that shows where the user's code made it."""
+    frame = inspect.currentframe()
+    for _ in range(2):
+        frame = None if frame is None else frame.f_back
+    if frame is not None:
+        error.__traceback__ = TracebackType(None, frame, frame.f_lasti, frame.f_lineno)
+    return error
 
 
 def pause_work(duration: Duration, *, nameless: bool) -> SleepWork:

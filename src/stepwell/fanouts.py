@@ -138,7 +138,7 @@ class FanOuts(TakesItems):
                 their end, and then its error is raised here. With "collect" all items run, and the errors stand in
                 the places of their results.
             returns: The type of one result, if `fn` has no (good) return annotation.
-            options: `retries`, `retry_delay`, `backoff`, `max_delay`, `retry_if`, `timeout` and `executor` as in `run`,
+            options: `retries`, `retry_delay`, `backoff`, `max_delay`, `retry_if`, `timeout`, `undo` and `executor` as in `run`,
                 for each item.
 
         Raises:
@@ -164,7 +164,7 @@ class FanOuts(TakesItems):
     ) -> Coroutine[Any, Any, None]:
         """Run `fn(item)` for each item as `map` does, for its effects: what it returns is neither recorded nor given.
 
-        With `failures="collect"` failed items are to be seen in the history only.
+        With `failures="collect"` failed items are to be seen in the history only. An `undo` is called with None.
         """
         scope = self._scope("step.for_each")
         work = self._fan_out("for_each", name, items, fn, options, failures=failures, concurrency=concurrency)

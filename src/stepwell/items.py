@@ -6,6 +6,8 @@ import concurrent.futures
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from typing import Any, Final, Literal, TypeAlias, TypedDict, cast
 
+from msgspec.structs import replace
+
 from stepwell._engine.fanout import DISCARDED, FanOut, Shape
 from stepwell.duration import Duration
 from stepwell.errors import InvalidInputError
@@ -25,6 +27,7 @@ class ItemOptions(TypedDict, total=False):
     max_delay: Duration | None
     retry_if: Callable[[Exception], bool] | None
     timeout: Duration | None
+    undo: Callable[[Any], object] | None
     executor: Literal["thread", "process"] | concurrent.futures.Executor | None
 
 
@@ -35,6 +38,7 @@ _DEFAULTS: Final[ItemOptions] = {
     "max_delay": None,
     "retry_if": None,
     "timeout": None,
+    "undo": None,
     "executor": None,
 }
 
@@ -67,6 +71,8 @@ class TakesItems(Facts):
         each = self._body(what, name, fn, (units,), input=UNSET, returns=returns, **options)
         if kind == "for_each":
             each.codec = DISCARDED
+            if each.undo is not None:
+                each.undo = replace(each.undo, codec=DISCARDED, name=None)
         if size is not None:
             units = [units[start : start + size] for start in range(0, len(units), size)]
         return FanOut(kind, each, units, shape, collects=tolerant)

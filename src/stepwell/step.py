@@ -56,6 +56,7 @@ class Step(FanOuts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
+        undo: Callable[[T], object] | None = None,
         executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> Coroutine[Any, Any, T]: ...
 
@@ -73,6 +74,7 @@ class Step(FanOuts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
+        undo: Callable[[T], object] | None = None,
         executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> Coroutine[Any, Any, T]: ...
 
@@ -90,6 +92,7 @@ class Step(FanOuts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
+        undo: Callable[[T], object] | None = None,
         executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> Coroutine[Any, Any, T]: ...
 
@@ -108,6 +111,7 @@ class Step(FanOuts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
+        undo: Callable[[Any], object] | None = None,
         executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> Coroutine[Any, Any, Any]: ...
 
@@ -125,6 +129,7 @@ class Step(FanOuts):
         timeout: Duration | None = None,
         input: object = UNSET,
         returns: object = UNSET,
+        undo: Callable[[Any], object] | None = None,
         executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> Coroutine[Any, Any, Any]:
         """Run `fn(*args)` once and keep its result.
@@ -146,6 +151,10 @@ class Step(FanOuts):
                 in an executor of yours, goes on unheard) and counts as failed.
             input: Recorded as the step's input instead of a preview of the arguments.
             returns: The type of the result, if `fn` has no (good) return annotation.
+            undo: Called with the step's result, as the step `#undo/<path>`, when the execution fails (or is cancelled with
+                `undo=True`) after the step has completed; with the step's retries, without its timeout. For a step inside
+                the body of another, give a function of a module, with its parameter annotated like the result: others
+                are lost when the execution leaves memory.
             executor: Where `fn` runs. "thread": plain functions in a thread of the worker's pool, also those of plain
                 workflows. "process": in a process of the worker's own, which runs one body at a time and is killed by
                 timeout and cancel; `fn` must be importable, it, its arguments and its result picklable, and
@@ -162,7 +171,7 @@ class Step(FanOuts):
         """
         scope = self._scope("step.run")
         if (
-            retries is retry_delay is backoff is max_delay is retry_if is timeout is executor is None
+            retries is retry_delay is backoff is max_delay is retry_if is timeout is undo is executor is None
             and input is returns is UNSET
         ):
             return invoke(scope, name, self._plain_body(name, fn, args))
@@ -180,6 +189,7 @@ class Step(FanOuts):
             input=input,
             returns=returns,
             executor=executor,
+            undo=undo,
         )
         return invoke(scope, name, work)
 
@@ -196,6 +206,7 @@ class Step(FanOuts):
         timeout: Duration | None = None,
         input: object = UNSET,
         returns: object = UNSET,
+        undo: Callable[[Any], object] | None = None,
         executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> _Do:
         """Decorate a local function so that calling it runs it as the step `name`; options as in `run`.
@@ -217,6 +228,7 @@ class Step(FanOuts):
             "input": input,
             "returns": returns,
             "executor": executor,
+            "undo": undo,
         }
         return _Do(self, name, options)
 

@@ -55,6 +55,7 @@ class SyncStep(SyncFanOuts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
+        undo: Callable[[T], object] | None = None,
         executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> T: ...
 
@@ -72,6 +73,7 @@ class SyncStep(SyncFanOuts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
+        undo: Callable[[T], object] | None = None,
         executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> T: ...
 
@@ -89,6 +91,7 @@ class SyncStep(SyncFanOuts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
+        undo: Callable[[T], object] | None = None,
         executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> T: ...
 
@@ -107,6 +110,7 @@ class SyncStep(SyncFanOuts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
+        undo: Callable[[Any], object] | None = None,
         executor: Literal["thread", "process"] | concurrent.futures.Executor | None = None,
     ) -> Any: ...
 
@@ -359,6 +363,7 @@ _RUN_DEFAULTS: Final[dict[str, Any]] = {
     "input": UNSET,
     "returns": UNSET,
     "executor": None,
+    "undo": None,
 }
 
 

@@ -264,10 +264,10 @@ class Workflow(Generic[In, Out]):
         """A handle with this id. Nothing is asked yet: an unknown id shows when the handle is used."""
         return Execution(self._app.client, check_id(id), self._definition.output_codec)
 
-    async def cancel(self, id: str, reason: str | None = None) -> None:
+    async def cancel(self, id: str, reason: str | None = None, undo: bool = False) -> None:
         """Cancel one execution; see `Execution.cancel`."""
         refuse_in_workflow_code(f"{self.name}.cancel()", "Move it into a step: step.run('cancel', …).")
-        await self.get_execution(id).cancel(reason)
+        await self.get_execution(id).cancel(reason, undo)
 
     async def send_event(
         self,
@@ -335,9 +335,9 @@ class Workflow(Generic[In, Out]):
 
         return self._blocking("get_execution", get)
 
-    def cancel_sync(self, id: str, reason: str | None = None) -> None:
+    def cancel_sync(self, id: str, reason: str | None = None, undo: bool = False) -> None:
         """`cancel` for code without an event loop."""
-        self._blocking("cancel", lambda: self.cancel(id, reason))
+        self._blocking("cancel", lambda: self.cancel(id, reason, undo))
 
     def send_event_sync(
         self,

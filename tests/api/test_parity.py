@@ -44,7 +44,6 @@ WAITING = {
     *("P2.1", "P2.2", "P2.4"),
     *("P3.1", "P3.5", "P3.7", "P3.8", "P3.9", "P3.11", "P3.12"),
     *("P4.2", "P4.7"),
-    *("P5.8",),
 }
 """Rows for features that are not there yet; a mark on one of their tests proves a part of the row."""
 

@@ -62,6 +62,19 @@ async def waiting(step: Step) -> None:
     await step.sleep("pause", "1 hour")
 
 
+async def forget(charged: dict[str, int]) -> None:
+    if charged["charged"] > 100:
+        raise ValueError("too much to forget")
+
+
+@app.workflow(retries=0)
+async def saga(step: Step, order: Order) -> None:
+    await step.run("charge", charge, order, undo=forget)
+    if order.id == "fails":
+        step.fail("sold out")
+    await step.sleep("wait", "1 hour")
+
+
 @app.workflow
 async def stubborn(step: Step) -> None:
     await step.run("hang", asyncio.sleep, 60)

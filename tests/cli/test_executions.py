@@ -154,6 +154,45 @@ def test_cancelled_is_final(call: Call) -> None:
     assert (result.code, result.err) == (1, "error: Execution 'a' was cancelled: changed my mind.\n")
 
 
+def test_undos_are_shown_with_their_steps(call: Call) -> None:
+    call("run", "saga", "id=fails", "total:=5", "--id", "good")
+    call("run", "saga", "id=fails", "total:=500", "--id", "bad")
+
+    good, bad = (call("executions", "steps", id, "--json").json for id in ("good", "bad"))
+    assert {step["path"]: (step["status"], step["undone"]) for step in good} == {
+        "charge": ("completed", True),
+        "#undo/charge": ("completed", False),
+    }
+    assert {step["path"]: (step["status"], step["undone"]) for step in bad} == {
+        "charge": ("completed", False),
+        "#undo/charge": ("failed", False),
+    }
+    assert "undone" in call("executions", "describe", "good").out
+    told = call("executions", "describe", "bad").out
+    assert "undone" not in told
+    assert "#undo" in told
+    assert "ValueError: too much to forget" in told
+
+
+def test_cancel_with_undo_waits_for_a_worker(call: Call, spawn: Spawn) -> None:
+    call("trigger", "saga", "id=x", "total:=5", "--id", "a")
+    process = spawn("worker")
+    process.out_until("charging")
+    process.signal(signal.SIGTERM)
+    process.end()
+
+    answer = call("executions", "cancel", "a", "--undo", "--reason", "enough", "--json")
+
+    assert "will be cancelled when their steps are undone: a" in answer.err
+    assert (answer.json["status"], answer.json["ending"], answer.json["reason"]) == ("queued", "cancelled", "enough")
+    assert "ends as" in call("executions", "describe", "a").out
+    spawn("worker")
+    assert call("executions", "result", "a", "--timeout", "10").code == 1
+    info = call("executions", "describe", "a", "--json").json
+    assert (info["status"], info["ending"]) == ("cancelled", None)
+    assert [step["path"] for step in info["steps"] if step["undone"]] == ["charge"]
+
+
 def test_cancelling_what_has_ended_is_a_wrong_state(call: Call) -> None:
     call("run", *ORDER, "--id", "a")
 

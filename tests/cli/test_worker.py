@@ -29,7 +29,7 @@ def test_start_names_database_worker_and_workflows(spawn: Spawn, project: Path) 
     process.signal(signal.SIGTERM)
 
     assert f"sqlite:///{project}/.stepwell/stepwell.db" in said
-    assert "order, failing, waiting, stubborn, slow" in said
+    assert "order, failing, waiting, saga, stubborn, slow" in said
     assert process.end()[:2] == (0, "")
 
 

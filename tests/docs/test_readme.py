@@ -120,6 +120,16 @@ def test_the_failing_order_releases_its_stock(shop: Any, capsys: pytest.CaptureF
     assert "released A-9: card declined" in capsys.readouterr().out
 
 
+def test_the_failing_trip_is_undone(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with (
+        shop.app.overridden(database="sqlite://", clock=SystemClock(), stubs={}),
+        pytest.raises(stepwell.ExecutionFailedError, match="do not fit"),
+    ):
+        shop.app.execute(shop.book_trip, "short trip")
+
+    assert capsys.readouterr().out == "cancelled the hotel of short trip\ncancelled the flight of short trip\n"
+
+
 def test_the_resource_reaches_its_workflow(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with shop.app.overridden(database="sqlite://", clock=SystemClock(), stubs={}):
         shop.app.execute(shop.welcome, "ada@example.org")

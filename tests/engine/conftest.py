@@ -54,7 +54,7 @@ def ledger() -> Ledger:
 @pytest.fixture
 def short_unwinding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Abandon user code that does not end after 0.2 s instead of 10 s."""
-    monkeypatch.setattr("stepwell._engine.runner.UNWIND_SECONDS", 0.2)
+    monkeypatch.setattr("stepwell._engine.unwinding.UNWIND_SECONDS", 0.2)
 
 
 @pytest.fixture

@@ -56,6 +56,7 @@ PLAIN = frozenset(
         "statuses",
         "stream",
         "tags",
+        "undo",
         "version",
         "waits",
         "waiting_for",

@@ -576,7 +576,7 @@ async def test_claim_gives_all_that_replay_needs(store: OpenStore) -> None:
     assert (claimed.created_at, claimed.started_at, claimed.deadline_at) == (NOW, NOW + 1, NOW + 8)
     assert (claimed.crashes, claimed.failing) == (0, None)
     history = {row.path: row for row in claimed.history}
-    assert tuple(history["a"]) == ("a", 1, "run", "completed", 1, "1", None, None, NOW + 1, 0, NOW + 2, None)
+    assert tuple(history["a"]) == ("a", 1, "run", "completed", 1, "1", None, None, NOW + 1, None, NOW + 2, None)
     assert (history["b"].status, history["b"].error) == ("failed", '"no"')
     assert (history["c"].status, history["c"].attempt, history["c"].wake_at) == ("retrying", 2, NOW + SECOND)
     assert await store.load("w", ["e", "nowhere"]) == [claimed]
@@ -832,3 +832,79 @@ async def test_parked_by_a_claim_at_a_later_epoch(store: OpenStore) -> None:
 
     assert await apply(store, Parked("e", claimed.epoch, "listening", None, "event")) == [None]
     assert (await get(store)).waiting_for == "event"
+
+
+# ---------------------------------------------------------------------------------------------------- cancel with undo
+
+
+async def test_cancel_with_undo_queues_what_has_something_to_undo(store: OpenStore) -> None:
+    await register(store)
+    await start(store, "e")
+    await apply(store, step("e", "a", undo="1"), started("e", "b"))
+
+    taken = await store.cancel("e", reason="enough", now=NOW + 5, undo=True)
+
+    assert taken == Taken("e", True, "running", "w", None, cleans_up=True)
+    row = await get(store)
+    assert (row.status, row.ending, row.reason, row.owner, row.epoch) == ("queued", "cancelled", "enough", None, 2)
+    assert (row.wake_at, row.finished_at) == (NOW, None)
+    assert {one.path: one.status for one in await store.steps("e")} == {"a": "completed", "b": "cancelled"}
+    assert (await store.owned("w")).fence == 1
+    assert await apply(store, step("e", "c")) == [Refused("e")]
+
+    [claimed] = await claim(store)
+    assert (claimed.epoch, claimed.ending, claimed.reason, claimed.failing) == (3, "cancelled", "enough", None)
+    assert [(one.path, one.undo) for one in claimed.history] == [("a", "1"), ("b", None)]
+    end = finished("e", 3, "cancelled", output=None, reason="enough")
+    assert await apply(store, step("e", "#undo/a", 3), end, fence=1) == [None, None]
+    row = await get(store)
+    assert (row.status, row.reason, row.finished_at) == ("cancelled", "enough", NOW + 3)
+    assert {one.path: one.undone for one in await store.steps("e")} == {"a": 1, "b": 0, "#undo/a": 0}
+
+
+@pytest.mark.parametrize("undone", ["nothing", "failed-step", "ended", "failed-undo", "own"])
+async def test_cancel_with_undo_ends_at_once_what_has_nothing_to_undo(store: OpenStore, undone: str) -> None:
+    await register(store)
+    await start(store, "e")
+    match undone:
+        case "nothing":
+            steps = [step("e", "a")]
+        case "failed-step":
+            steps = [step("e", "a", status="failed", error='"no"', undo="1")]
+        case "ended":
+            steps = [step("e", "a", undo="1"), step("e", "#undo/a")]
+        case "failed-undo":
+            steps = [step("e", "a", undo="1"), step("e", "#undo/a", status="failed", error='"no"')]
+        case _:
+            steps = [step("e", "#on_error/a", undo="1")]
+    await apply(store, *steps)
+
+    assert await store.cancel("e", reason=None, now=NOW, undo=True) == Taken("e", True, "running", "w")
+    assert (await get(store)).status == "cancelled"
+
+
+async def test_cancel_with_undo_leaves_alone_what_cleans_up_already(store: OpenStore) -> None:
+    await register(store)
+    await start(store, "failing", "undoing")
+    await apply(store, step("failing", "a", undo="1"), Failing("failing", 1, 1, '"no"'), step("undoing", "a", undo="1"))
+    await store.cancel("undoing", reason="first", now=NOW, undo=True)
+
+    again = await store.cancel("undoing", reason="second", now=NOW, undo=True)
+    assert again == Taken("undoing", False, "queued", None, "cancelled")
+    refused = await store.cancel("failing", reason="second", now=NOW, undo=True)
+    assert refused == Taken("failing", False, "running", "w", "failed")
+    assert (await get(store, "failing")).owner == "w"
+
+    assert await store.cancel("undoing", reason=None, now=NOW) == Taken("undoing", True, "queued", None, "cancelled")
+    row = await get(store, "undoing")
+    assert (row.status, row.reason) == ("cancelled", "first")
+
+
+async def test_parking_while_cleaning_up_does_not_mind_the_deadline(store: OpenStore) -> None:
+    await register(store)
+    await start(store, "e", "listens", deadline_at=NOW + 1)
+    await apply(store, Failing("e", 1, 1, '"no"'), parked("e", wake_at=NOW + 9))
+    await apply(store, Failing("listens", 1, 1, '"no"'), parked("listens", status="listening", wake_at=None))
+
+    assert (await get(store)).wake_at == NOW + 9
+    assert (await get(store, "listens")).wake_at is None

@@ -422,7 +422,7 @@ async def test_from_a_step(store: OpenStore) -> None:
     await apply(store, step(path="a", output='"A"'))
     await apply(store, started(path="p"))
     await apply(store, retrying(path="b"))
-    await apply(store, step(path="b", attempt=2), step(path="p", undo=1), step(path="c"))
+    await apply(store, step(path="b", attempt=2), step(path="p", undo="1"), step(path="c"))
     await apply(store, finished())
 
     assert (await restart(store, from_step="nothing")) == NewRun("e", False, "completed", None, 1, unknown_step=True)
@@ -433,7 +433,7 @@ async def test_from_a_step(store: OpenStore) -> None:
     before = {row.path: row for row in await store.steps("e", 1)}
     assert kept == {path: replace(before[path], run=2) for path in kept}
     [claimed] = await claim(store, now=LATER)
-    assert {row.path: row.undo for row in claimed.history} == {"a": 0, "p": 1}
+    assert {row.path: row.undo for row in claimed.history} == {"a": None, "p": "1"}
 
 
 async def test_retry_keeps_the_generation_and_every_result(store: OpenStore) -> None:

@@ -89,6 +89,15 @@ def untyped(value):  # pyright: ignore[reportMissingParameterType, reportUnknown
     return value  # pyright: ignore[reportUnknownVariableType]
 
 
+async def forget_row(row: Row) -> None: ...
+
+
+def give_up(step: Step | SyncStep) -> int:
+    if step.attempt > 1:
+        step.fail("no")
+    step.abort()
+
+
 @app.workflow(retries=3, timeout="1 hour", tags=["orders"], retention=None)
 async def order_processing(step: Step, order: Order) -> Receipt:
     payment = await step.run("charge", charge, order, retries=10, timeout="30 seconds")
@@ -99,6 +108,9 @@ async def order_processing(step: Step, order: Order) -> Receipt:
     assert_type(await step.run("pool", ship, payment.id, True, executor=ThreadPoolExecutor()), int)
     await step.run("gpu", charge, order, executor="gpu")  # pyright: ignore[reportCallIssue, reportArgumentType]
     assert_type(await step.run("row", untyped, 1, returns=Row), Row)  # pyright: ignore[reportUnknownArgumentType]
+    assert_type(await step.run("undone", charge, order, undo=lambda payment: payment.id), Payment)
+    assert_type(await step.run("row-undone", untyped, 1, returns=Row, undo=forget_row), Row)  # pyright: ignore[reportUnknownArgumentType]
+    await step.run("wrong-undo", charge, order, undo=forget_row)  # pyright: ignore[reportCallIssue, reportArgumentType]
     await step.run("charge", charge, 5)  # pyright: ignore[reportCallIssue, reportArgumentType]
     await step.run("ship", ship, payment.id)  # pyright: ignore[reportCallIssue, reportArgumentType]
     await step.sleep("nap", "30 seconds")

@@ -19,6 +19,7 @@ from stepwell._engine.deadlines import Deadline
 from stepwell._engine.elsewhere import PROCESS, Elsewhere, in_executor, in_process
 from stepwell._engine.failure import record_error
 from stepwell._engine.outcome import Outcome
+from stepwell._engine.undo import Undo, Undoable, recorded
 from stepwell._keys import secret_keys
 from stepwell.codec import Codec
 from stepwell.errors import (
@@ -59,6 +60,7 @@ class BodyWork(Struct, gc=False):
     input: str | None
     executor: Elsewhere | None
     mailbox: Mailbox | None
+    undo: Undo | None = None
 
     @property
     def kind(self) -> str:
@@ -93,8 +95,9 @@ class BodyWork(Struct, gc=False):
             if error is None:
                 # This wait is the step's commit: most executions in memory are here. Few frames, few objects.
                 outcome = Outcome("completed", text)
+                undo = None if self.undo is None else self._keep_undo(call, text, self.undo)
                 try:
-                    verdict = await runner.send(self.finished(call, "completed", text, None))
+                    verdict = await runner.send(self.finished(call, "completed", text, None, undo))
                 except asyncio.CancelledError:
                     call.settle_later(outcome)
                     raise
@@ -245,7 +248,17 @@ class BodyWork(Struct, gc=False):
             raise
         return outcome
 
-    def finished(self, call: Call, status: str, output: str | None, error: str | None) -> StepFinished:
+    def _keep_undo(self, call: Call, text: str, undo: Undo) -> str | None:
+        """The step is about to be recorded as completed: keep its undo with it, unless the run is cleaning up already."""
+        runner = call.runner
+        if runner.ending is not None:
+            return None
+        runner.keep_undo(Undoable(call.path, call.seq, text, undo))
+        return recorded(call, undo)
+
+    def finished(
+        self, call: Call, status: str, output: str | None, error: str | None, undo: str | None = None
+    ) -> StepFinished:
         """The record of the step's end."""
         runner = call.runner
         return StepFinished(
@@ -262,6 +275,7 @@ class BodyWork(Struct, gc=False):
             error,
             call.started_at,
             runner.clock.now(),
+            undo,
         )
 
     async def retry(self, call: Call, error: BaseException, wait: int) -> None:

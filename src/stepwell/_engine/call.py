@@ -156,6 +156,7 @@ class Call(Struct, gc=False, eq=False):
         """Put the outcome where a later call of this path finds it, as if it had been read from the store."""
         output, error = (outcome.text, None) if outcome.status == "completed" else (None, outcome.text)
         kind = self.work.kind if self.work is not None else ""
+        before = self.runner.history.get(self.path)
         self.runner.history[self.path] = HistoryRow(
             self.path,
             self.seq,
@@ -166,7 +167,7 @@ class Call(Struct, gc=False, eq=False):
             error,
             None,
             self.started_at,
-            0,
+            None if before is None else before.undo,
             None,
             self.input,
         )

@@ -47,6 +47,12 @@ class Choice:
             if key not in self._tasks:
                 branch.close()
 
+    def rebuild(self, call: Call) -> None:
+        """Run all branches over their records, for the undos of their steps; nothing is decided any more."""
+        for key in self._branches:
+            if key not in self._tasks:
+                self._start(key).add_done_callback(_read)
+
     def _start(self, key: str) -> asyncio.Task[Any]:
         task = self._tasks[key] = asyncio.get_running_loop().create_task(self._branches[key])
         return task
@@ -74,6 +80,12 @@ class Choice:
             await self._end_losers(None)
             raise
         return task.result()
+
+
+def _read(task: asyncio.Task[Any]) -> None:
+    """An error that nobody awaits; reading it keeps asyncio from logging it."""
+    if not task.cancelled():
+        task.exception()
 
 
 class WithinWork(Choice):

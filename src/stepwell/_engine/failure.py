@@ -22,6 +22,7 @@ from stepwell.errors import InvalidInputError, PayloadCodecError, StepFailedErro
 from stepwell.secret import MASK, without_secrets
 
 _LIMIT: Final = 16_384
+_LONGEST_REASON: Final = 2_000
 _MAX_CAUSES: Final = 20
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 # Raised inside a coroutine they turn into RuntimeError: they cannot be what a step call raises.
@@ -181,6 +182,23 @@ def _definer(cls: type, method: str) -> type:
 
 
 # --------------------------------------------------------------------------------------------------------- restoring
+
+
+def check_reason(value: object, what: str) -> str:
+    """The text if it can be stored as a reason or message.
+
+    Raises:
+        InvalidInputError: It is no text, too long, or holds characters that cannot be stored.
+    """
+    if not isinstance(value, str) or len(value) > _LONGEST_REASON:
+        raise InvalidInputError(
+            f"{what} must be text of at most {_LONGEST_REASON:,} characters, got {ascii(value)[:120]}."
+        )
+    if _UNSTORABLE.search(value) is not None:
+        raise InvalidInputError(
+            f"{what} cannot be stored: it has NUL characters or lone surrogates: {ascii(value)[:120]}."
+        )
+    return value
 
 
 class ErrorRegistry:

@@ -106,6 +106,10 @@ class FanOut:
             raise call.runner.mismatch(call.path, f"was recorded as completed without its item {missing[0]}")
         return self._result(call, self._decoded_all(call))
 
+    def rebuild(self, call: Call) -> None:
+        """Have the undos of the recorded items again; nothing else."""
+        self._load(call)
+
     def _load(self, call: Call) -> list[int]:
         """Take over what is recorded of the items; gives those that have begun and not ended."""
         history = call.runner.history
@@ -119,6 +123,8 @@ class FanOut:
             match row.status:
                 case "completed":
                     texts[index] = row.output or "null"
+                    if row.undo:
+                        call.runner.take_undo(row, self._each)
                 case "failed":
                     failed.append((row.finished_at or 0, index, row.error or ""))
                 case _:

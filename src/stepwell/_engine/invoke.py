@@ -46,6 +46,9 @@ async def invoke(scope: Call, name: str, work: Work, *, place: str | None = None
     path = f"{scope.path}/{quoted}" if scope.path else quoted
     call = scope.calls[key] = Call(runner, scope, name, path, runner.seq, work)
     record = runner.history.get(call.path)
+    if runner.rebuilding is not None:
+        await runner.rebuilding.take_over(call, work, record)
+        return await result_of(call, work)
     if record is not None and _replay(call, work, record):
         return await result_of(call, work)
     runner.enter_call(scope, call)
@@ -84,6 +87,8 @@ def _replay(call: Call, work: Work, record: HistoryRow) -> bool:
     match record.status:
         case "completed":
             call.outcome = Outcome("completed", record.output)
+            if record.undo:
+                call.runner.take_undo(record, work)
         case "failed":
             call.outcome = Outcome("failed", record.error)
         case "cancelled":

@@ -42,6 +42,20 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Aborted:
+    """The code has ended the run; nothing else runs."""
+
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The run was cancelled and its undos have run."""
+
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Park:
     """Everything waits for longer: leave memory until `wake_at`, or until something arrives."""
 
@@ -63,5 +77,5 @@ class Lost:
     """The execution belongs to somebody else now, or is over: write nothing."""
 
 
-Stop: TypeAlias = Completed | Failed | Park | Release | Lost
+Stop: TypeAlias = Completed | Failed | Aborted | Cancelled | Park | Release | Lost
 """Why an incarnation stops; decided by the runner, never by what reaches the top of user code."""

@@ -2,8 +2,9 @@
 
 An *incarnation* is the stay of an execution in the memory of one worker. It runs the function from the top, with recorded
 steps returning at once, until it ends, parks, is released or is lost. Exactly one `Stop` decides how it leaves; once that is
-set, whatever user code returns, raises or swallows is ignored. Leaving has one order: set the stop, cancel the function and
-its tasks, fail every pending wait, wait until all of them have ended, and only then write. So two incarnations never overlap.
+set, whatever user code returns, raises or swallows is ignored. Leaving has one order: set the stop, end the user code
+(`unwinding.py`), and only then write, or go on with what is left to do of a failed run (`ending.py`). So two incarnations never
+overlap.
 
 A *strand* is a line of user code: the function, a task that it started, a body. A strand is *open* while it runs user code
 and *busy* inside a step call, except that the call *rests* while it waits for a stored time, or while its body's own strands
@@ -18,21 +19,23 @@ import asyncio
 import contextvars
 import inspect
 import logging
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Never, TypeVar, cast
 
-from stepwell._engine.background import start
-from stepwell._engine.call import Call, current
+from stepwell._engine.call import Call, Work, current
 from stepwell._engine.deadlines import Deadline
 from stepwell._engine.emit import Emitter
+from stepwell._engine.ending import Ending, last_transition
 from stepwell._engine.failure import record_error
 from stepwell._engine.host import Host
 from stepwell._engine.listening import Inbox
-from stepwell._engine.outcome import UNWOUND_LIMIT, Completed, Failed, Lost, Outcome, Park, Release, Stop, Unwound
+from stepwell._engine.outcome import Aborted, Cancelled, Completed, Failed, Lost, Outcome, Park, Release, Stop
 from stepwell._engine.ports import Returned
+from stepwell._engine.rebuild import Rebuild
 from stepwell._engine.strands import Strands
+from stepwell._engine.undo import Undo, Undoable
+from stepwell._engine.unwinding import Unwinding
 from stepwell.errors import (
     CrashLoopError,
     ExecutionTimeoutError,
@@ -43,14 +46,11 @@ from stepwell.errors import (
 from stepwell.retry import RetryPolicy
 from stepwell.store.records import Claimed, HistoryRow
 from stepwell.store.transitions import (
-    Failing,
     Finished,
     Idle,
     OwnerTransition,
-    Parked,
     Progressed,
     Refused,
-    Released,
     Resumed,
     StepFinished,
     StepRetrying,
@@ -75,10 +75,6 @@ PARK_GRACE_SECONDS = 1.0
 """How long open workflow code beside a long wait may take to reach its next step before the execution parks."""
 BODY_GRACES: Final = 10
 """How many times longer a body gets that seems to wait only for tasks of its own."""
-HURRY_SECONDS: Final = 0.5
-"""The same when the process is about to end and has waited for its bodies already."""
-UNWIND_SECONDS = 10.0
-"""How long user code may take to end once its execution leaves memory; then its tasks are abandoned."""
 CRASH_LIMIT: Final = 5
 """Crashes in a row without a recorded step after which an execution fails instead of running again."""
 SUSPECT_CRASHES: Final = 2
@@ -112,15 +108,11 @@ class Runner(Strands):
 
     __slots__ = (
         "_check_due",
-        "_cleaning_up",
         "_closing",
         "_crashed",
         "_deadline",
-        "_failure",
         "_gone",
         "_grace",
-        "_hanging",
-        "_hanging_threads",
         "_held",
         "_inbox",
         "_lively",
@@ -128,12 +120,12 @@ class Runner(Strands):
         "_root",
         "_shown_sleeping",
         "_unwinding",
-        "_unwound",
         "claimed",
         "clock",
         "definition",
         "draining",
         "emitter",
+        "ending",
         "epoch",
         "history",
         "holding",
@@ -143,6 +135,7 @@ class Runner(Strands):
         "loop",
         "paused",
         "policy",
+        "rebuilding",
         "run",
         "seq",
         "signal",
@@ -151,6 +144,7 @@ class Runner(Strands):
         "stop",
         "tasks",
         "threads",
+        "undos",
         "waits",
         "writes",
     )
@@ -176,17 +170,12 @@ class Runner(Strands):
         self.threads: set[asyncio.Future[Returned]] | frozenset[Never] = _NONE
         self.tasks: set[asyncio.Task[Any]] = set()
         self._main: asyncio.Task[None] | None = None
-        self._unwinding: asyncio.Task[None] | None = None
+        self._unwinding: Unwinding | None = None
         self.loop = asyncio.get_running_loop()
         self._shown_sleeping = False
         self._crashed = claimed.crashes > 0
         self._closing = False
-        self._cleaning_up = False
-        self._failure = ""
         self._gone = False
-        self._unwound = 0
-        self._hanging: set[asyncio.Task[Any]] | frozenset[Never] = _NONE
-        self._hanging_threads = 0
         self._check_due = False
         self._grace: asyncio.TimerHandle | None = None
         self._deadline = None
@@ -196,6 +185,10 @@ class Runner(Strands):
         self.signal = claimed.signal
         self.signalled = False
         self.paused = self.holding = claimed.paused
+        self.ending: Ending | None = None
+        self.rebuilding: Rebuild | None = None
+        self.undos: dict[str, Undoable] | None = None
+        """The completed steps of this incarnation that have an undo, by path; None while there is none."""
         self.draining = False
         self.hurry = False
 
@@ -214,23 +207,29 @@ class Runner(Strands):
         """Begin: run the function, or what is left to do of a run that was failing."""
         claimed = self.claimed
         if claimed.crashes >= CRASH_LIMIT:
-            self._close(Failed(record_error(CrashLoopError(self.id, claimed.crashes))))
+            self.close(Failed(record_error(CrashLoopError(self.id, claimed.crashes))))
+        elif claimed.ending == "cancelled":
+            self._end(Cancelled(claimed.reason), is_recorded=True)
         elif claimed.failing is not None:
-            self._clean_up(claimed.failing)
+            self._end(Failed(claimed.failing), is_recorded=True)
         elif claimed.deadline_at is not None and claimed.deadline_at <= self.clock.now():
             self._time_out()
         else:
             if claimed.deadline_at is not None:
                 self._deadline = self.host.deadlines.at(claimed.deadline_at, self._time_out)
-            self._run_main(self._call_function)
+            self._run_main(self.call_function)
 
     def request_stop(self, stop: Stop) -> None:
         """Decide how this incarnation leaves. The first decision stands, except that a lost execution stays lost."""
         if self._closing or (self.stop is not None and not isinstance(stop, Lost)):
             return
         self.stop = stop
-        if self._unwinding is None:
-            self._unwinding = start(self._unwind(), name=f"stepwell-unwind-{self.id}")
+        self._leaving().begin()
+
+    def end(self, stop: Failed | Aborted) -> None:
+        """The code ends its execution. While undos are looked for it has done so before, and other strands must go on."""
+        if self.rebuilding is None:
+            self.request_stop(stop)
 
     def has_left(self) -> bool:
         """Whether this incarnation has left memory, or is about to, without having come to an end."""
@@ -282,26 +281,32 @@ class Runner(Strands):
         self.root.task = cast("asyncio.Task[object]", self._main)
 
     async def _follow(self, call: Callable[[], Awaitable[object]]) -> None:
+        root = self.root
         stop: Stop
         try:
             value = await call()
-            if self.stop is not None:
+            if self._is_over(root):
                 return
             stop = Completed(self._encode_output(value))
         except BaseException as error:
-            if self.stop is not None:
+            if self._is_over(root):
                 return
-            if self._cleaning_up:
-                log.exception("on_error of execution %s raised; its failure stands", self.id)
-                self._note_clean_up(error)
+            if self.ending is not None:
+                self.ending.raised(error)
             else:
                 log.info("Execution %s of %s failed: %r", self.id, self.definition.name, error)
             stop = Failed(record_error(error))
         finally:
-            self.open_code -= 1
+            if not root.closed:
+                self.open_code -= 1
         self._settle(stop)
 
-    def _call_function(self) -> Awaitable[object]:
+    def _is_over(self, root: Call) -> bool:
+        """Whether what ran in this scope was ended; one that was abandoned may come to its end much later."""
+        return self.stop is not None or self.root is not root
+
+    def call_function(self) -> Awaitable[object]:
+        """Call the workflow function."""
         definition = self.definition
         try:
             arguments = definition.arguments(self.step, self.claimed.input, self.host.resources)
@@ -311,10 +316,9 @@ class Runner(Strands):
             return definition.function(*arguments.args, **arguments.kwargs)
         return self.in_thread(lambda: definition.function(*arguments.args, **arguments.kwargs))
 
-    async def _call_on_error(self, error: str) -> object:
+    async def call_on_error(self, error: str) -> object:
+        """Call `on_error`."""
         definition = self.definition
-        if self.claimed.failing is None:
-            await self.record(Failing(self.id, self.epoch, self.run, error))
         try:
             arguments = definition.error_arguments(
                 self.step, self.claimed.input, self.host.errors.restore(error), self.host.resources
@@ -338,32 +342,11 @@ class Runner(Strands):
             raise error
         return await value if inspect.isawaitable(value) else value
 
-    def _note_clean_up(self, error: BaseException) -> None:
-        """Record, for people, what `on_error` raised."""
-        root = self.root
-        self.note(
-            StepFinished(
-                self.id,
-                self.epoch,
-                self.run,
-                root.path,
-                root.seq,
-                "on_error",
-                "failed",
-                1,
-                None,
-                None,
-                record_error(error),
-                root.started_at,
-                self.clock.now(),
-            )
-        )
-
     def _thread_ended(self, thread: asyncio.Future[Returned]) -> None:
         self.threads = {other for other in self.threads if other is not thread}
 
     def _encode_output(self, value: object) -> str:
-        if self._cleaning_up:
+        if self.ending is not None:
             return "null"
         try:
             text = self.definition.output_codec.snapshot(value)[0]
@@ -382,39 +365,65 @@ class Runner(Strands):
 
     def _settle(self, stop: Stop) -> None:
         """The function has ended by itself."""
-        if any(not task.done() for task in self.tasks) or self.waits or self.root.open_children():
+        if self.rebuilding is not None:
+            self.rebuilding.function_ended()
+        elif any(not task.done() for task in self.tasks) or self.waits or self.root.open_children():
             self.request_stop(stop)
         else:
             self._leave(stop)
 
-    def _leave(self, stop: Stop) -> None:
-        """Nothing of user code runs any more: write what was decided."""
-        match stop:
-            case Failed(error) if not self._cleaning_up:
-                self._clean_up(error)
-            case _:
-                self._close(stop)
+    def user_code_ended(self) -> None:
+        """Nothing of user code runs any more: do what was decided."""
+        self._leave(cast("Stop", self.stop))
 
-    def _clean_up(self, error: str) -> None:
-        """Run `on_error`; whatever it does, the run fails with `error`."""
-        if self.definition.on_error is None:
-            self._close(Failed(error))
-            return
+    def _leave(self, stop: Stop) -> None:
+        if isinstance(stop, Park | Release | Lost):
+            self.close(stop)
+        elif self.ending is not None:
+            self.stop = None
+            self.ending.phase_over(stop)
+        elif isinstance(stop, Failed):
+            self._end(stop, is_recorded=False)
+        else:
+            self.close(stop)
+
+    def _end(self, end: Failed | Cancelled, *, is_recorded: bool) -> None:
+        """Do what is left to do of a run whose end is decided. Its deadline does not matter any more."""
         if self._deadline is not None:
             self._deadline.cancel()
-        self._cleaning_up = True
-        self._failure = error
+        self.stop = None
+        self.ending = Ending(self, end, is_recorded=is_recorded)
+        self.ending.go_on()
+
+    def run_phase(self, root: Call, run: Callable[[], Awaitable[object]]) -> None:
+        """Run more of the user's code, in a scope of its own; what ran before has ended, or is abandoned for good."""
+        self.root.closed = True
+        self.root.take_apart()
+        self.root = root
         self.stop = None
         self._unwinding = None
-        self._unwound = 0
-        self.seq += 1
-        self.root.take_apart()
-        self.root = Call(self, None, "#on_error", "#on_error", self.seq, None, started_at=self.clock.now())
-        self._run_main(partial(self._call_on_error, error))
+        self.tasks = set()
+        self.threads = _NONE
+        self.open_code = self.open_bodies = self.busy = 0
+        self._run_main(run)
 
-    def _close(self, stop: Stop) -> None:
-        if self._cleaning_up and isinstance(stop, Completed | Failed):
-            stop = Failed(self._failure)
+    def take_undo(self, record: HistoryRow, work: Work) -> None:
+        """A completed step is met again: if an undo was recorded with it, remember the function."""
+        undo: Undo | None = getattr(work, "undo", None)
+        if undo is not None and record.undo:
+            self.keep_undo(Undoable(record.path, record.seq, record.output or "null", undo))
+
+    def keep_undo(self, step: Undoable) -> None:
+        """Remember how to undo a completed step."""
+        if self.undos is None:
+            self.undos = {}
+        self.undos[step.path] = step
+        if self.rebuilding is not None:
+            self.rebuilding.found(step.path)
+
+    def close(self, stop: Stop) -> None:
+        """Leave, writing what was decided."""
+        self.rebuilding = None
         self._closing = True
         self.stop = stop
         self.root.closed = True
@@ -424,25 +433,11 @@ class Runner(Strands):
             self._grace.cancel()
         if self._lively is not None:
             self._lively.cancel()
-        transition = self._last_transition(stop)
+        transition = last_transition(self, stop)
         if transition is None:
             self._depart(stop)
         else:
             self.note(transition)
-
-    def _last_transition(self, stop: Stop) -> OwnerTransition | None:
-        now = self.clock.now()
-        match stop:
-            case Completed(text):
-                return Finished(self.id, self.epoch, self.run, "completed", text, None, None, now)
-            case Failed(error):
-                return Finished(self.id, self.epoch, self.run, "failed", None, error, None, now)
-            case Park(wake_at, waiting_for, status):
-                return Parked(self.id, self.epoch, status, wake_at, waiting_for, self.signal)
-            case Release(wake_at, waiting_for):
-                return Released(self.id, self.epoch, wake_at, waiting_for)
-            case Lost():
-                return None
 
     def _time_out(self) -> None:
         claimed = self.claimed
@@ -455,67 +450,31 @@ class Runner(Strands):
 
     # ---------------------------------------------------------------------------------------------- unwinding
 
-    async def _unwind(self) -> None:
-        for task in self._pending_tasks():
-            task.cancel()
-        end = self.loop.time() + (HURRY_SECONDS if self.hurry else UNWIND_SECONDS)
-        while True:
-            for future in list(self.waits):
-                if not future.done():
-                    future.set_exception(Unwound())
-            tasks = self._pending_tasks()
-            if not tasks and not self.threads:
-                break
-            hopeless = tasks <= self._hanging and len(self.threads) <= self._hanging_threads
-            if hopeless or self.loop.time() >= end:
-                self._abandon(tasks)
-                break
-            # Tasks may start others while they end, and a hanging one does not say so: look again now and then.
-            await asyncio.wait([*tasks, *self.threads], timeout=UNWIND_SECONDS / 100)
-        stop = cast("Stop", self.stop)
-        self._unwinding = None
-        if self.writes and not isinstance(stop, Lost):
-            await self.host.journal.flush()
-        self._leave(cast("Stop", self.stop))
-
-    def _pending_tasks(self) -> set[asyncio.Task[Any]]:
+    def pending_tasks(self) -> set[asyncio.Task[Any]]:
+        """The function and the tasks that it started, as far as they have not ended."""
         tasks = {task for task in self.tasks if not task.done()}
         if self._main is not None and not self._main.done():
             tasks.add(self._main)
         return tasks
 
-    def _abandon(self, tasks: set[asyncio.Task[Any]]) -> None:
-        stacks = "\n".join(str(frame) for task in tasks for frame in task.get_stack(limit=3))
-        log.error(
-            "Execution %s leaves memory, but %d of its tasks and threads did not end within %g s; they are abandoned and can record nothing:\n%s",
-            self.id,
-            len(tasks) + len(self.threads),
-            UNWIND_SECONDS,
-            stacks,
-        )
-        _ABANDONED.update(tasks)
-        for task in tasks:
-            task.add_done_callback(_ABANDONED.discard)
+    def _leaving(self) -> Unwinding:
+        if self._unwinding is None:
+            self._unwinding = Unwinding(self)
+        return self._unwinding
 
     async def unwound(self) -> Never:
         """Raise what a step call raises while the execution leaves memory; never returns."""
-        self._unwound += 1
-        if self._unwound > UNWOUND_LIMIT:
-            self._hanging = {*self._hanging, cast("asyncio.Task[Any]", asyncio.current_task())}
-            await self.loop.create_future()
-        raise Unwound
+        await self._leaving().unwound()
 
     def unwound_in_thread(self) -> Never:
         """The same for a call from a thread."""
-        self._unwound += 1
-        if self._unwound > UNWOUND_LIMIT:
-            self._hanging_threads += 1
-            threading.Event().wait()
-        raise Unwound
+        self._leaving().unwound_in_thread()
 
     def mismatch(self, path: str, problem: str) -> ReplayMismatchError:
         """The code does not fit the record: give the execution back for a worker whose code does."""
-        return self.give_back(ReplayMismatchError(self.id, path, problem))
+        error = ReplayMismatchError(self.id, path, problem)
+        # What is left to do of a run that ends does not wait for other code; undos that stay unknown are recorded as failed.
+        return error if self.rebuilding is not None else self.give_back(error)
 
     def give_back(self, error: E) -> E:
         """This worker cannot go on with the execution, another may: release it, and say why."""
@@ -595,7 +554,7 @@ class Runner(Strands):
 
         Once it is decided how the execution leaves, only that decision is still written.
         """
-        if self.stop is not None and not self._closing:
+        if (self.stop is not None and not self._closing) or self.rebuilding is not None:
             return
         if self._crashed:
             self._note_progress(transition)
@@ -638,11 +597,13 @@ class Runner(Strands):
             self.lose()
             if self._closing:
                 self._depart(Lost())
+        elif isinstance(transition, StepFinished) and self.undos is not None:
+            self.undos.pop(transition.path, None)
         elif isinstance(transition, Finished) and transition.status == "completed":
             log.error("The output of execution %s cannot be stored: %s", self.id, verdict)
-            self._close(Failed(record_error(SerializationError(f"The output cannot be stored: {verdict}"))))
+            self.close(Failed(record_error(SerializationError(f"The output cannot be stored: {verdict}"))))
         elif self._closing and isinstance(verdict, PayloadCodecError) and not isinstance(self.stop, Release):
-            self._close(self._given_back(verdict))
+            self.close(self._given_back(verdict))
         elif self._closing:
             log.error("The end of execution %s cannot be stored: %s", self.id, verdict)
             self._depart(Lost())
@@ -656,6 +617,8 @@ class Runner(Strands):
             # A scope holds its runner and its task, which holds the scope, and the garbage collector looks into no scope.
             self.root.take_apart()
             self._root = self._main = self._unwinding = self._grace = self._lively = self._deadline = self.step = None
+            self.undos = None
+            self.ending = None
             self.host.left(self, stop)
 
     # ---------------------------------------------------------------------------------------------- bodies and waits
@@ -884,7 +847,7 @@ class Runner(Strands):
             return None
         path = next(wait.path for wait in waits if wait.when == when)
         deadline = self.claimed.deadline_at
-        if deadline is not None and (when is None or deadline < when) and not self._cleaning_up:
+        if deadline is not None and (when is None or deadline < when) and self.ending is None:
             when = deadline
         return Park(when, path, "listening" if listening else "sleeping")
 
@@ -927,7 +890,8 @@ class Runner(Strands):
     def _strand_ended(self, scope: Call, attempt: int, task: asyncio.Task[Any]) -> None:
         if not scope.is_body:
             self.tasks.discard(task)
-            self.open_code -= 1
+            if not scope.closed:
+                self.open_code -= 1
         elif not scope.closed and scope.attempt == attempt:
             scope.tasks -= 1
             scope.open_strands -= 1
@@ -945,5 +909,3 @@ class Runner(Strands):
 
 _NONE: Final[frozenset[Never]] = frozenset()
 """Most executions never have what would stand in this set, so they share it."""
-_ABANDONED: Final[set[asyncio.Task[Any]]] = set()
-"""Tasks that did not end; kept so that asyncio does not complain about each when it is collected."""

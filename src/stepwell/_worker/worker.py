@@ -25,9 +25,10 @@ from stepwell._engine.deadlines import Deadlines
 from stepwell._engine.definition import Definition
 from stepwell._engine.failure import ErrorRegistry
 from stepwell._engine.journal import Journal
-from stepwell._engine.outcome import Completed, Failed, Lost, Park, Release, Stop
+from stepwell._engine.outcome import Aborted, Cancelled, Completed, Failed, Lost, Park, Release, Stop
 from stepwell._engine.ports import Executor, Processes
-from stepwell._engine.runner import HURRY_SECONDS, Runner
+from stepwell._engine.runner import Runner
+from stepwell._engine.unwinding import HURRY_SECONDS
 from stepwell._worker import process
 from stepwell._worker.culprit import owner_of
 from stepwell._worker.loop import Loop
@@ -334,7 +335,7 @@ class Worker:
                 self._look_at(wake_at)
             case Park():
                 pass
-            case Completed() | Failed() | Lost():
+            case Completed() | Failed() | Aborted() | Cancelled() | Lost():
                 self._on_ended(runner.id, stop)
                 self.ended(runner.id, bad=not isinstance(stop, Completed))
         if isinstance(stop, Lost):

@@ -88,6 +88,8 @@ def _facts(info: ExecutionInfo, now: datetime) -> Iterator[tuple[str, str]]:
     awaited = waiting(info, now)
     if awaited is not None:
         yield "waits for", paint(awaited, "blue") + ("" if info.wake_at is None else f" ({moment_text(info.wake_at)})")
+    if info.ending is not None:
+        yield "ends as", f"{paint_status(info.ending)}, when it has cleaned up"
     yield from _labels(info)
     yield "input", paint(json_text(info.input))
     if info.status == "completed":

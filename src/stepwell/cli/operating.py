@@ -137,13 +137,15 @@ def fork(ctx: click.Context, /, from_step: str | None, text: str | None, **chose
 
 @click.command()
 @click.option("--reason", help="Why; kept with the execution.")
+@click.option("--undo", is_flag=True, help="Undo their completed steps first; a worker must run for that.")
 @choosing
-def cancel(ctx: click.Context, /, reason: str | None, **chosen: Any) -> None:
+def cancel(ctx: click.Context, /, reason: str | None, undo: bool, **chosen: Any) -> None:
     """End executions now: no further step starts, late results are thrown away.
 
     With filters: all that live and match.
     """
-    _operate(ctx, Verb("cancel", "cancelled", LIVING), chosen, lambda execution: execution.cancel(reason))
+    done = "will be cancelled when their steps are undone:" if undo else "cancelled"
+    _operate(ctx, Verb("cancel", done, LIVING), chosen, lambda execution: execution.cancel(reason, undo))
 
 
 def _operate(ctx: click.Context, verb: Verb, chosen: dict[str, Any], do: Do) -> None:

@@ -133,7 +133,8 @@ def _time(step: StepInfo, now: datetime) -> str:
 
 
 def _flag(step: StepInfo) -> str:
-    return paint(f"[{step.flag}]", "yellow") if step.flag else ""
+    flags = [paint(f"[{step.flag}]", "yellow")] if step.flag else []
+    return " ".join([*flags, paint("undone", "magenta")] if step.undone else flags)
 
 
 def _end(step: StepInfo, width: int) -> str:

@@ -254,8 +254,8 @@ class CodedStore:
                 log.exception("%d executions that cannot be decoded could not be given back", len(released))
         return [each for each in decoded if not isinstance(each, SerializationError)]
 
-    async def cancel(self, execution_id: str, *, reason: str | None, now: int) -> Taken | None:
-        return await self._in_turn(lambda: self._store.cancel(execution_id, reason=reason, now=now))
+    async def cancel(self, execution_id: str, *, reason: str | None, now: int, undo: bool = False) -> Taken | None:
+        return await self._in_turn(lambda: self._store.cancel(execution_id, reason=reason, now=now, undo=undo))
 
     async def cancel_orphans(self, *, now: int, limit: int) -> list[Taken]:
         return await self._in_turn(lambda: self._store.cancel_orphans(now=now, limit=limit))

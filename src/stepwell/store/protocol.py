@@ -161,10 +161,12 @@ class Store(Protocol):
         """Read executions that this worker owns already, as `claim` would return them."""
         ...
 
-    async def cancel(self, execution_id: str, *, reason: str | None, now: int) -> Taken | None:
+    async def cancel(self, execution_id: str, *, reason: str | None, now: int, undo: bool = False) -> Taken | None:
         """Make an execution `cancelled` unless it is terminal; None when it does not exist.
 
-        Raises the epoch, clears the owner, raises the owner's fence, ends open steps as `cancelled`.
+        Raises the epoch, clears the owner, raises the owner's fence, ends open steps as `cancelled`. With `undo`, if a
+        completed step of the run has an undo that has not ended, it is queued with `ending` `cancelled` instead,
+        claimable at once; one that is failing or cancelled so already is left as it is.
         """
         ...
 

@@ -21,7 +21,7 @@ class HistoryRow(NamedTuple):
     error: str | None
     wake_at: int | None
     started_at: int
-    undo: int
+    undo: str | None
     finished_at: int | None = None
     input: str | None = None
     """Of fan-outs only: how many items there were."""
@@ -98,12 +98,17 @@ class Owned(Struct, frozen=True):
 
 
 class Taken(Struct, frozen=True):
-    """What a taking did: the status before, and the worker that owned the execution, if any. `done`: it changed something."""
+    """What a taking did: the status before, and the worker that owned the execution, if any. `done`: it changed something.
+
+    `ending` is what its run was to end as already, while it cleaned up. `cleans_up`: it is not over, its undos come first.
+    """
 
     execution_id: str
     done: bool
     status: str
     owner: str | None
+    ending: str | None = None
+    cleans_up: bool = False
 
 
 class Deletion(Struct, frozen=True):
@@ -197,6 +202,7 @@ class ExecutionRow(Struct, frozen=True):
     waiting_for: str | None
     reason: str | None
     crashes: int
+    ending: str | None = None
     input: str | None = None
     output: str | None = None
     error: str | None = None
@@ -242,6 +248,7 @@ class StepRow(Struct, frozen=True):
     finished_at: int | None
     wake_at: int | None
     awaits: str | None = None
+    undone: int = 0
     attempts: tuple[AttemptRow, ...] = ()
 
 

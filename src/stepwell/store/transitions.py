@@ -191,8 +191,9 @@ class StepRetrying(Struct, frozen=True, gc=False):
 class StepFinished(Struct, frozen=True, gc=False):
     """Owner: a step ended as `completed`, `failed` or `cancelled`. One row; the first that is written stays.
 
-    A failed step of kind `run` or `transaction` leaves a row in `attempts` too. `undo` is 1 if it has an undo, to be run when the execution
-    fails. The field order is the parameter order of `step_finished.sql`.
+    A failed step of kind `run` or `transaction` leaves a row in `attempts` too. `undo` is set, to the name of its function or
+    to `1`, if it has an undo, to be run when the execution fails. The field order is the parameter order of
+    `step_finished.sql`.
     """
 
     execution_id: str
@@ -208,7 +209,7 @@ class StepFinished(Struct, frozen=True, gc=False):
     error: str | None
     started_at: int
     finished_at: int
-    undo: int = 0
+    undo: str | None = None
 
 
 class StepFlagged(Struct, frozen=True, gc=False):

@@ -57,11 +57,11 @@ def _listen(connection: sqlite3.Connection, t: Listened, worker_id: str | None) 
     payload = events.take(connection, t.execution_id, t.event, t.run, t.path, t.now) if t.take else None
     place = (t.execution_id, t.epoch, t.run, t.path, t.seq, "listen")
     if payload is not None:
-        row = (*place, "completed", 1, t.input, payload, None, t.started_at, t.now, 0)
+        row = (*place, "completed", 1, t.input, payload, None, t.started_at, t.now, None)
         connection.execute(query("step_finished"), row)
         return Received(payload)
     if t.error is not None:
-        row = (*place, "failed", 1, t.input, None, t.error, t.started_at, t.now, 0)
+        row = (*place, "failed", 1, t.input, None, t.error, t.started_at, t.now, None)
         connection.execute(query("step_finished"), row)
         return None
     _wait(connection, t, "listen", t.event, t.wake_at, worker_id)
@@ -77,7 +77,7 @@ def _start_child(connection: sqlite3.Connection, t: ChildStarted, worker_id: str
         return Exists(child.id, same=False)
     if not t.waits:
         place = (t.execution_id, t.epoch, t.run, t.path, t.seq, t.kind)
-        row = (*place, "completed", 1, t.input, f'"{child.id}"', None, t.started_at, t.started_at, 0)
+        row = (*place, "completed", 1, t.input, f'"{child.id}"', None, t.started_at, t.started_at, None)
         connection.execute(query("step_finished"), row)
         connection.execute(query("step_awaits"), (child.id, t.execution_id, t.run, t.path))
         return None

@@ -117,8 +117,8 @@ class SqliteStore:
     async def load(self, worker_id: str, ids: Collection[str]) -> list[Claimed]:
         return await self._read_in_order(load, worker_id, ids)
 
-    async def cancel(self, execution_id: str, *, reason: str | None, now: int) -> Taken | None:
-        return await self._transact(taking.cancel, execution_id, reason, now)
+    async def cancel(self, execution_id: str, *, reason: str | None, now: int, undo: bool = False) -> Taken | None:
+        return await self._transact(taking.cancel, execution_id, reason, now, undo=undo)
 
     async def standing(self, execution_id: str) -> Standing | None:
         return await self._read_in_order(operate.standing, execution_id)

@@ -67,21 +67,30 @@ def reap(
     return taken
 
 
-def cancel(connection: sqlite3.Connection, execution_id: str, reason: str | None, now: int) -> Taken | None:
-    """Make an execution `cancelled` unless it is terminal."""
+def cancel(
+    connection: sqlite3.Connection, execution_id: str, reason: str | None, now: int, *, undo: bool = False
+) -> Taken | None:
+    """Make an execution `cancelled` unless it is terminal; with `undo`, once its undos have run."""
     row = run_query(connection, "execution_state", id=execution_id).fetchone()
     if row is None:
         return None
     status, owner, run = row
     if status in TERMINAL:
         return Taken(execution_id, False, status, owner)
+    (ending,) = run_query(connection, "execution_ending", id=execution_id).fetchone()
+    if undo and ending is not None:
+        return Taken(execution_id, False, status, owner, ending)
     if owner is not None:
         run_query(connection, "worker_raise_fence", worker_id=owner)
+    if undo and run_query(connection, "steps_to_undo", id=execution_id, run=run).fetchone() is not None:
+        run_query(connection, "execution_undo", id=execution_id, reason=reason, now=now)
+        run_query(connection, "steps_cancel_open", id=execution_id, run=run, now=now)
+        return Taken(execution_id, True, status, owner, cleans_up=True)
     run_query(connection, "execution_cancel", id=execution_id, reason=reason, now=now)
     run_query(connection, "steps_cancel_open", id=execution_id, run=run, now=now)
     run_query(connection, "ended_wake", id=execution_id, now=now)
     run_query(connection, "orphaning", id=execution_id)
-    return Taken(execution_id, True, status, owner)
+    return Taken(execution_id, True, status, owner, ending)
 
 
 def cancel_orphans(connection: sqlite3.Connection, now: int, limit: int) -> list[Taken]:

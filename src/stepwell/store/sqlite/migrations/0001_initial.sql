@@ -30,6 +30,7 @@
 --   wake        an open sleep or backoff ends: steps.wake_at now, flag 'woken'; sleeping, listening -> wake_at now
 --   new run     restart: any, retry: failed, cancelled, aborted -> queued: run + 1, epoch + 1, owner NULL, fence + 1; the end
 --               of the old run is kept in its payloads, the rows of the steps that are kept are copied to the new run
+--   cancel+undo the same, but -> queued with ending 'cancelled', claimable: the undos run, then finish
 --   delete      a terminal one that no living one refers to, with orphaning 0: its rows leave all tables, in one transaction
 --   reap        whatever a dead worker owned -> queued: owner NULL, crashed 1; the worker's row is deleted
 -- A status other than queued, sleeping and listening with owner NULL is terminal or paused; paused with an owner is leaving. sleeping and listening with an
@@ -127,7 +128,7 @@ CREATE TABLE steps (
     error        TEXT,
     flag         TEXT,
     awaits       TEXT, -- of a listening step: the name of the event, or the id of the execution
-    undo         INTEGER NOT NULL DEFAULT 0, -- 1: has an undo
+    undo         TEXT, -- of a step that has an undo: the name of its function, or 1
     started_at   INTEGER NOT NULL,
     finished_at  INTEGER,
     wake_at      INTEGER,

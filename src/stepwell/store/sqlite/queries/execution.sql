@@ -17,6 +17,7 @@ SELECT
     e.waiting_for,
     e.reason,
     e.crashes,
+    e.ending,
     p.input,
     p.output,
     p.error

@@ -5,6 +5,6 @@ SET
     owner = NULL,
     wake_at = NULL,
     waiting_for = NULL,
-    reason = :reason,
+    reason = COALESCE(:reason, reason),
     finished_at = :now
 WHERE id = :id

@@ -16,7 +16,8 @@ SELECT
     e.deadline_at,
     e.waiting_for,
     e.reason,
-    e.crashes
+    e.crashes,
+    e.ending
 FROM executions AS e
 WHERE
     e.id >= :first_id AND e.id < :last_id

@@ -16,7 +16,8 @@ SELECT
     e.deadline_at,
     e.waiting_for,
     e.reason,
-    e.crashes
+    e.crashes,
+    e.ending
 FROM executions AS e INDEXED BY executions_status
 WHERE
     e.status = :status

@@ -17,7 +17,8 @@ SELECT
     e.deadline_at,
     e.waiting_for,
     e.reason,
-    e.crashes
+    e.crashes,
+    e.ending
 FROM tags AS first
 CROSS JOIN executions AS e ON e.id = first.execution_id
 WHERE

@@ -16,7 +16,8 @@ SELECT
     e.deadline_at,
     e.waiting_for,
     e.reason,
-    e.crashes
+    e.crashes,
+    e.ending
 FROM executions AS e INDEXED BY executions_created
 WHERE
     (e.created_at, e.id) < (:created_at, :id) AND e.created_at >= :since

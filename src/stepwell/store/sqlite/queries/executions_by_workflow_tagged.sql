@@ -17,7 +17,8 @@ SELECT
     e.deadline_at,
     e.waiting_for,
     e.reason,
-    e.crashes
+    e.crashes,
+    e.ending
 FROM executions AS x INDEXED BY executions_workflow
 CROSS JOIN executions AS e ON e.id = x.id
 WHERE

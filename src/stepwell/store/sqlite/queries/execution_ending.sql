@@ -1,0 +1,1 @@
+SELECT ending FROM executions WHERE id = :id
