@@ -60,4 +60,4 @@ def short_unwinding(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give workflow code beside a long wait 20 ms instead of 1 s to reach its next step."""
-    monkeypatch.setattr("stepwell._engine.runner.PARK_GRACE_SECONDS", 0.02)
+    monkeypatch.setattr("stepwell._engine.resting.PARK_GRACE_SECONDS", 0.02)

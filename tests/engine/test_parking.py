@@ -667,7 +667,7 @@ async def test_restart_during_a_long_wait_changes_nothing(
 
 
 async def test_function_that_waits_leaves_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stepwell._engine.runner.PARK_GRACE_SECONDS", 1_000)
+    monkeypatch.setattr("stepwell._engine.resting.PARK_GRACE_SECONDS", 1_000)
     app = App()
 
     @app.workflow

@@ -19,7 +19,7 @@ from stepwell.store.records import HistoryRow
 from stepwell.store.transitions import Listened, Received
 
 if TYPE_CHECKING:
-    from stepwell._engine.runner import Runner
+    from stepwell._engine.resting import Resting
 
 
 class Listener:
@@ -38,7 +38,7 @@ class Listener:
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
 
-    async def wait(self, runner: Runner, call: Call, when: int | None) -> None:
+    async def wait(self, runner: Resting, call: Call, when: int | None) -> None:
         """Return when something was heard, or at a stored time."""
         if not self.heard:
             self._future = runner.start_listening(when, call.path)
@@ -52,7 +52,7 @@ class Listener:
 class Inbox:
     """The listeners of one execution, by event, in the order in which they were recorded."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Resting) -> None:
         self._runner = runner
         self._listeners: dict[str, list[Listener]] = {}
 

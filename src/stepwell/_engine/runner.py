@@ -19,21 +19,18 @@ import asyncio
 import contextvars
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Never, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Never, TypeVar, cast
 
 from stepwell._engine.call import Call, Work, current
 from stepwell._engine.deadlines import Deadline
-from stepwell._engine.emit import Emitter
 from stepwell._engine.ending import Ending, last_transition
 from stepwell._engine.failure import record_error
 from stepwell._engine.host import Host
-from stepwell._engine.listening import Inbox
-from stepwell._engine.outcome import Aborted, Cancelled, Completed, Failed, Lost, Outcome, Park, Release, Stop
+from stepwell._engine.outcome import Aborted, Cancelled, Completed, Failed, Lost, Park, Release, Stop
 from stepwell._engine.ports import Returned
-from stepwell._engine.rebuild import Rebuild
-from stepwell._engine.strands import Strands
+from stepwell._engine.resting import NONE, Resting
 from stepwell._engine.undo import Undo, Undoable
 from stepwell._engine.unwinding import Unwinding
 from stepwell.errors import (
@@ -47,15 +44,10 @@ from stepwell.retry import RetryPolicy
 from stepwell.store.records import Claimed, HistoryRow
 from stepwell.store.transitions import (
     Finished,
-    Idle,
-    OwnerTransition,
-    Progressed,
     Refused,
     Resumed,
     StepFinished,
-    StepRetrying,
     StepStarted,
-    StepWaiting,
     Transition,
     Verdict,
 )
@@ -67,14 +59,6 @@ E = TypeVar("E", bound=Exception)
 
 log: Final = logging.getLogger("stepwell")
 
-STAYS_IN_MEMORY_US: Final = 5_000_000
-"""Waits up to this long do not park."""
-STAYS_AFTER_ARRIVAL_SECONDS: Final = 2.0
-"""How long an execution that listens stays in memory after something has arrived, for more may follow at once."""
-PARK_GRACE_SECONDS = 1.0
-"""How long open workflow code beside a long wait may take to reach its next step before the execution parks."""
-BODY_GRACES: Final = 10
-"""How many times longer a body gets that seems to wait only for tasks of its own."""
 CRASH_LIMIT: Final = 5
 """Crashes in a row without a recorded step after which an execution fails instead of running again."""
 SUSPECT_CRASHES: Final = 2
@@ -82,115 +66,46 @@ SUSPECT_CRASHES: Final = 2
 MISMATCH_PAUSE_US: Final = 30_000_000
 """How long an execution that does not fit the code stays in the queue before a worker looks at it again."""
 
-_PROGRESS: Final = (StepFinished, StepWaiting, StepRetrying)
 
-
-class Wait(NamedTuple):
-    """Something that waits for a stored time, or for what comes from outside.
-
-    A deadline around other code is not `durable`: it is no reason to park.
-    """
-
-    when: int | None
-    path: str
-    durable: bool
-    listening: bool
-    deadline: Deadline | None
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-class Runner(Strands):
+class Runner(Resting):
     """One incarnation of an execution."""
 
     __slots__ = (
-        "_check_due",
-        "_closing",
-        "_crashed",
         "_deadline",
         "_gone",
-        "_grace",
-        "_held",
-        "_inbox",
-        "_lively",
         "_main",
         "_root",
-        "_shown_sleeping",
         "_unwinding",
-        "claimed",
-        "clock",
         "definition",
-        "draining",
-        "emitter",
-        "ending",
-        "epoch",
         "history",
         "holding",
-        "host",
         "hurry",
-        "id",
-        "loop",
-        "paused",
         "policy",
-        "rebuilding",
         "run",
-        "seq",
         "signal",
-        "signalled",
         "step",
-        "stop",
         "tasks",
-        "threads",
         "undos",
-        "waits",
-        "writes",
     )
 
     def __init__(self, host: Host, definition: Definition, claimed: Claimed, policy: RetryPolicy) -> None:
-        self.host = host
+        super().__init__(host, claimed)
         self.definition = definition
-        self.claimed = claimed
-        self.id = claimed.id
-        self.epoch = claimed.epoch
         self.run = claimed.run
         self.policy = policy
-        self.clock = host.clock
         self.history: dict[str, HistoryRow] = {row.path: row for row in claimed.history}
-        self.seq = max((row.seq for row in claimed.history), default=0)
-        self.step: object = None
-        self.stop: Stop | None = None
-        self.root = Call(self, None, "", "", 0, None)
-        self.writes = 0
-        self.emitter: Emitter | None = None
-        super().__init__()
-        self.waits: dict[asyncio.Future[None], Wait] = {}
-        self.threads: set[asyncio.Future[Returned]] | frozenset[Never] = _NONE
-        self.tasks: set[asyncio.Task[Any]] = set()
-        self._main: asyncio.Task[None] | None = None
-        self._unwinding: Unwinding | None = None
-        self.loop = asyncio.get_running_loop()
-        self._shown_sleeping = False
-        self._crashed = claimed.crashes > 0
-        self._closing = False
-        self._gone = False
-        self._check_due = False
-        self._grace: asyncio.TimerHandle | None = None
-        self._deadline = None
-        self._inbox: Inbox | None = None
-        self._lively: asyncio.TimerHandle | None = None
-        self._held: set[asyncio.Future[None]] | frozenset[Never] = _NONE
         self.signal = claimed.signal
-        self.signalled = False
-        self.paused = self.holding = claimed.paused
-        self.ending: Ending | None = None
-        self.rebuilding: Rebuild | None = None
+        self.holding = claimed.paused
+        self.hurry = False
+        self.step: object = None
+        self.tasks: set[asyncio.Task[Any]] = set()
         self.undos: dict[str, Undoable] | None = None
         """The completed steps of this incarnation that have an undo, by path; None while there is none."""
-        self.draining = False
-        self.hurry = False
+        self.root = Call(self, None, "", "", 0, None)
+        self._main: asyncio.Task[None] | None = None
+        self._unwinding: Unwinding | None = None
+        self._deadline: Deadline | None = None
+        self._gone = False
 
     # ---------------------------------------------------------------------------------------------- start and end
 
@@ -260,17 +175,10 @@ class Runner(Strands):
         self.holding = self.draining or self.paused
         for row in now.history:
             if row.wake_at is not None and row.status in ("sleeping", "retrying"):
-                self._end_earlier(row.path, row.wake_at)
+                self.end_earlier(row.path, row.wake_at)
         if self.holding:
             self.check_park()
-        for future in self._held:
-            _set(future)
-
-    def _end_earlier(self, path: str, when: int) -> None:
-        """A wait was ended before its time."""
-        for future, wait in self.waits.items():
-            if wait.durable and not wait.listening and wait.path == path and wait.when is not None and when < wait.when:
-                _set(future)
+        self.let_go()
 
     def _run_main(self, call: Callable[[], Awaitable[object]]) -> None:
         context = self.host.base_context.copy()
@@ -403,7 +311,7 @@ class Runner(Strands):
         self.stop = None
         self._unwinding = None
         self.tasks = set()
-        self.threads = _NONE
+        self.threads = NONE
         self.open_code = self.open_bodies = self.busy = 0
         self._run_main(run)
 
@@ -485,95 +393,7 @@ class Runner(Strands):
         log.error("Execution %s goes back to the queue: %s", self.id, error)
         return Release(self.clock.now() + MISMATCH_PAUSE_US, str(error))
 
-    # ---------------------------------------------------------------------------------------------- recording
-
-    async def record(self, transition: OwnerTransition) -> None:
-        """Write a transition and return once it is durable.
-
-        Raises:
-            Exception: The transition cannot be stored.
-            Unwound: The execution is leaving memory, or belongs to another worker.
-        """
-        if self.stop is not None:
-            await self.unwound()
-        verdict = await self.send(transition)
-        if isinstance(verdict, Exception):
-            raise self._refusal(verdict)
-        if verdict is not None or self.stop is not None:
-            await self.unwound()
-
-    async def answer(
-        self, transition: OwnerTransition, call: Call, outcome_of: Callable[[Verdict], Outcome | None]
-    ) -> Verdict:
-        """Write a transition that is answered, and give the answer.
-
-        A caller that is cancelled meanwhile waits for the answer all the same: if that is an outcome, the call has it.
-
-        Raises:
-            Exception: The transition cannot be stored.
-            Unwound: The execution is leaving memory, or belongs to another worker.
-        """
-        if self.stop is not None:
-            await self.unwound()
-        future = self.send(transition)
-        cancelled: asyncio.CancelledError | None = None
-        while not future.done():
-            try:
-                await asyncio.shield(future)
-            except asyncio.CancelledError as error:
-                if self.stop is not None:
-                    raise
-                cancelled = error
-        verdict = future.result()
-        if cancelled is not None:
-            outcome = outcome_of(verdict)
-            if outcome is not None:
-                call.settle_later(outcome)
-            raise cancelled
-        if isinstance(verdict, Exception):
-            raise self._refusal(verdict)
-        if isinstance(verdict, Refused) or self.stop is not None:
-            await self.unwound()
-        return verdict
-
-    def _refusal(self, problem: Exception) -> Exception:
-        """What a call raises whose record was not taken. It must not look like an outcome when the codec is to blame."""
-        return self.give_back(problem) if isinstance(problem, PayloadCodecError) else problem
-
-    def send(self, transition: OwnerTransition) -> asyncio.Future[Verdict]:
-        """Write a transition of an execution that is not leaving; the future gives the verdict."""
-        if self._crashed:
-            self._note_progress(transition)
-        if self.emitter is not None:
-            self.emitter.flush()
-        self.writes += 1
-        return self.host.journal.append(transition, self)
-
-    def note(self, transition: OwnerTransition) -> None:
-        """Write a transition that nobody awaits; it stands before whatever is recorded later.
-
-        Once it is decided how the execution leaves, only that decision is still written.
-        """
-        if (self.stop is not None and not self._closing) or self.rebuilding is not None:
-            return
-        if self._crashed:
-            self._note_progress(transition)
-        if self.emitter is not None:
-            self.emitter.flush()
-        self.writes += 1
-        self.host.journal.note(transition, self)
-
-    def _note_progress(self, transition: OwnerTransition) -> None:
-        """After a crash, the first thing that is recorded sets the count of crashes to zero."""
-        if isinstance(transition, _PROGRESS):
-            self.progressed()
-
-    def progressed(self) -> None:
-        """Something was recorded: crashes in a row are counted anew."""
-        if self._crashed:
-            self._crashed = False
-            self.note(Progressed(self.id, self.epoch))
-            self.host.look()
+    # ---------------------------------------------------------------------------------------------- answers
 
     def lose(self) -> None:
         """The database has refused a write: the execution is another worker's by now, or over."""
@@ -642,224 +462,9 @@ class Runner(Strands):
             )
         )
 
-    async def wait_until(self, when: int, call: Call) -> None:
-        """Wait for a stored time, in memory or out of it."""
-        future = self._wait(when, call.path, durable=True)
-        self.rest(call)
-        self.check_park()
-        try:
-            await future
-        finally:
-            self.wake(call)
-            self._end_wait(future)
-        if self.stop is not None:
-            await self.unwound()
-        self.resumed()
-
-    @property
-    def inbox(self) -> Inbox:
-        """The steps that listen for events."""
-        if self._inbox is None:
-            self._inbox = Inbox(self)
-        return self._inbox
-
-    def start_listening(self, when: int | None, path: str) -> asyncio.Future[None]:
-        """A future for something that comes from outside, done at a stored time at the latest."""
-        return self._wait(when, path, durable=True, listening=True)
-
-    async def listen_on(self, call: Call, future: asyncio.Future[None]) -> None:
-        """Wait for it, in memory or out of it."""
-        self.rest(call)
-        self.check_park()
-        try:
-            await future
-        finally:
-            self.wake(call)
-            self._end_wait(future)
-        if self.stop is not None:
-            await self.unwound()
-        self.stay_for_more()
-
-    def stay_for_more(self) -> None:
-        """Something has arrived: stay in memory for a while, so that what follows need not replay everything."""
-        if self._lively is not None:
-            self._lively.cancel()
-        self._lively = self._later(STAYS_AFTER_ARRIVAL_SECONDS, self._calm)
-
-    def _later(self, seconds: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
-        # Without the caller's context: asyncio keeps cancelled timers, and with them the scope, until their time.
-        return self.loop.call_later(seconds, callback, context=self.host.base_context)
-
-    def _calm(self) -> None:
-        self._lively = None
-        self.check_park()
-
     async def make_sure(self) -> None:
         """Find out, by a write, whether the execution is still ours, when the worker may have slept through its lease."""
         await self.record(Resumed(self.id, self.epoch))
-
-    async def hold(self, call: Call) -> None:
-        """Begin nothing while the execution is paused or the worker drains; it leaves as soon as no body runs.
-
-        A step inside a body may begin while the worker drains, for the body has to end; not while it is paused. Of a fan-out
-        the next item waits, even if the body around it does not: it may have thousands of them.
-        """
-        inside = call.parent is not None and call.parent.is_body and call.index is None
-        while self.paused or self.signalled or (self.draining and not inside):
-            future: asyncio.Future[None] = self.loop.create_future()
-            self._held = {*self._held, future}
-            self.rest(call)
-            self.check_park()
-            try:
-                await future
-            finally:
-                self._held = {other for other in self._held if other is not future}
-                self.wake(call)
-        if self.stop is not None:
-            await self.unwound()
-
-    async def wait_for_first(self, call: Call, futures: Iterable[asyncio.Future[Any]]) -> None:
-        """Let a call rest until one of these is done."""
-        waiting = list(futures)
-        self.rest(call)
-
-        def wake(_: object) -> None:
-            # At once, not when the waiting task gets its turn: in between the execution would seem to wait.
-            self.wake(call)
-
-        for future in waiting:
-            future.add_done_callback(wake)
-        self.check_park()
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for future in waiting:
-                future.remove_done_callback(wake)
-            self.wake(call)
-
-    def watch_deadline(self, when: int, path: str) -> asyncio.Future[None]:
-        """A future that is done at a stored time. It ends parking in time, but is no reason to park by itself."""
-        return self._wait(when, path, durable=False)
-
-    def end_deadline(self, future: asyncio.Future[None]) -> None:
-        """The deadline does not matter any more."""
-        self._end_wait(future)
-
-    def _wait(self, when: int | None, path: str, *, durable: bool, listening: bool = False) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = self.loop.create_future()
-        deadline = None if when is None else self.host.deadlines.at(when, partial(_set, future))
-        self.waits[future] = Wait(when, path, durable, listening, deadline)
-        return future
-
-    def _end_wait(self, future: asyncio.Future[None]) -> None:
-        deadline = self.waits.pop(future).deadline
-        if deadline is not None:
-            deadline.cancel()
-        if future.done():
-            if not future.cancelled():
-                future.exception()
-        else:
-            future.cancel()
-
-    def is_idle(self) -> bool:
-        """Whether nothing of this execution runs at the moment, so that a wait is all there is to show."""
-        idle = self.open_bodies <= 0 and self.busy <= 1 and self.writes == 0
-        self._shown_sleeping = self._shown_sleeping or idle
-        return idle
-
-    def idle_again(self, wake_at: int | None, path: str, status: str = "sleeping") -> None:
-        """A recorded wait is taken up in memory. Whoever dies now did not die of this execution."""
-        if self.is_idle():
-            self.note(Idle(self.id, self.epoch, status, wake_at, path))
-
-    def is_waiting(self) -> bool:
-        """Whether the execution only waits for stored times, with nothing running and nothing to write."""
-        return (
-            self.stop is None
-            and not self._closing
-            and not self.signalled
-            and not self.writes
-            and self.busy <= 0
-            and not (
-                self.open_bodies > 0 and any(call.is_at_work() for call in self.host.bodies if call.runner is self)
-            )
-            and bool(self.waits)
-            and not any(future.done() for future in self.waits)
-        )
-
-    def resumed(self) -> None:
-        """A wait that was kept in memory is over."""
-        if self._shown_sleeping:
-            self._shown_sleeping = False
-            self.note(Resumed(self.id, self.epoch))
-
-    def check_park(self) -> None:
-        """Look, at the end of this turn of the loop, whether the execution should leave memory."""
-        if not self._check_due:
-            self._check_due = True
-            self.loop.call_soon(self._check_park)
-
-    def _check_park(self) -> None:
-        self._check_due = False
-        if (self.draining or self.paused) and self._is_at_rest():
-            if self.threads and self.open_code > 0 and not self.draining:
-                self._give_grace()
-            else:
-                self.request_stop(Release(self.claimed.created_at))
-            return
-        park = self._wanted_park()
-        if park is None:
-            return
-        if self.open_code <= 0 and self.open_bodies <= 0:
-            self.request_stop(park)
-        elif self._grace is None:
-            graces = 1 if self.open_bodies <= 0 else BODY_GRACES
-            self._grace = self._later(PARK_GRACE_SECONDS * graces, partial(self._grace_over, self.seq))
-
-    def _give_grace(self) -> None:
-        """A thread may be about to return: a paused function that only has to do that completes."""
-        if self._grace is None:
-            self._grace = self.loop.call_later(PARK_GRACE_SECONDS, self._pause_grace_over)
-
-    def _pause_grace_over(self) -> None:
-        self._grace = None
-        if self.paused and self._is_at_rest():
-            self.request_stop(Release(self.claimed.created_at))
-
-    def _is_at_rest(self) -> bool:
-        """Whether no body runs and nothing is being written."""
-        return self.stop is None and not self._closing and not self.writes and self.busy <= 0 and self.open_bodies <= 0
-
-    def _wanted_park(self) -> Park | None:
-        """How to park, if everything waits or might only seem not to."""
-        if self.stop is not None or self._closing or self.writes or self.busy > 0:
-            return None
-        if self.open_bodies > 0 and any(call.is_at_work() for call in self.host.bodies if call.runner is self):
-            return None
-        if any(future.done() for future in self.waits) or not any(wait.durable for wait in self.waits.values()):
-            return None
-        waits = self.waits.values()
-        listening = any(wait.listening for wait in waits)
-        if listening and self._lively is not None and self.host.has_room():
-            return None
-        when = min((wait.when for wait in waits if wait.when is not None), default=None)
-        if when is not None and when - self.clock.now() <= STAYS_IN_MEMORY_US:
-            return None
-        path = next(wait.path for wait in waits if wait.when == when)
-        deadline = self.claimed.deadline_at
-        if deadline is not None and (when is None or deadline < when) and self.ending is None:
-            when = deadline
-        return Park(when, path, "listening" if listening else "sleeping")
-
-    def _grace_over(self, seq: int) -> None:
-        self._grace = None
-        park = self._wanted_park()
-        if park is None:
-            return
-        if seq != self.seq:
-            self.check_park()
-        else:
-            self.request_stop(park)
 
     # ---------------------------------------------------------------------------------------------- strands
 
@@ -905,7 +510,3 @@ class Runner(Strands):
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         return task
-
-
-_NONE: Final[frozenset[Never]] = frozenset()
-"""Most executions never have what would stand in this set, so they share it."""

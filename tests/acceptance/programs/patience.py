@@ -6,14 +6,14 @@ import asyncio
 import os
 
 from stepwell import App, Step, current_step
-from stepwell._engine import runner
+from stepwell._engine import resting
 from tests.acceptance.programs import kit
 from tests.acceptance.programs.kit import act, act_after, seen
 
 app = App("patience", database=kit.database())
 
 if seconds := os.environ.get("STAYS_IN_MEMORY"):
-    runner.STAYS_IN_MEMORY_US = int(float(seconds) * 1_000_000)
+    resting.STAYS_IN_MEMORY_US = int(float(seconds) * 1_000_000)
 
 
 @app.workflow
