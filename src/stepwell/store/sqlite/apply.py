@@ -38,6 +38,8 @@ from stepwell.store.transitions import (
     Verdict,
 )
 
+_NEW: Final = (Triggered, TriggeredMany)
+_GIVES_UP: Final = (Finished, Parked, Released)
 _TRIED: Final = ("run", "transaction")
 """Kinds of steps that have attempts."""
 
@@ -148,7 +150,11 @@ class _Sorted:
         self._depth: dict[str, int] = {}
         self._given_up: set[str] = set()
         for index, transition in enumerate(batch):
-            if isinstance(transition, Triggered | TriggeredMany):
+            # Most of a batch are ended steps: they come first, and fast.
+            if isinstance(transition, StepFinished):
+                if ownership is None or self._admit(index, transition, ownership):
+                    self._add_ended(transition)
+            elif isinstance(transition, _NEW):
                 self.new.append((index, transition))
             elif isinstance(transition, EventSent):
                 self.events.append((index, transition))
@@ -167,19 +173,21 @@ class _Sorted:
             self.verdicts[index] = Refused(transition.execution_id)
         return judgement.write
 
+    def _add_ended(self, transition: StepFinished) -> None:
+        if transition.execution_id in self._given_up:
+            raise NotOwnedError
+        self.steps.append(astuple(transition))
+        if transition.status == "failed" and transition.kind in _TRIED:
+            self.failed.append(transition)
+
     def _add(self, index: int, transition: OwnerTransition) -> None:
         id = transition.execution_id
         if id in self._given_up:
             raise NotOwnedError
-        if isinstance(transition, StepFinished):
-            self.steps.append(astuple(transition))
-            if transition.status == "failed" and transition.kind in _TRIED:
-                self.failed.append(transition)
-            return
         if isinstance(transition, Emitted):
             self.emitted.append(transition)
             return
-        if isinstance(transition, Finished | Parked | Released):
+        if isinstance(transition, _GIVES_UP):
             self._given_up.add(id)
         depth = self._depth.get(id, 0)
         self._depth[id] = depth + 1
