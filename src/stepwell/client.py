@@ -224,15 +224,21 @@ class Client:
             else:
                 sender = _LookAfterwards(self.worker)
         verdict = await self._journal.append(Triggered(new), sender)
-        if isinstance(verdict, Exists) and if_exists == "return" and not verdict.same:
-            verdict = Exists(new.id, same=await self._is_same(definition, new))
-        _check_triggered(new, verdict, if_exists)
-        return new.id
+        return await self.triggered(definition, new, verdict, if_exists=if_exists)
 
-    def trigger_with(self, connection: object, new: NewExecution, *, if_exists: str) -> str:
-        """Write one execution in the caller's transaction, in this thread; it is queued if and only if that commits."""
+    def trigger_with(self, connection: object, new: NewExecution, *, if_exists: str) -> Verdict:
+        """Write one execution in the caller's transaction, in this thread; it is queued if and only if that commits.
+
+        Pass the verdict on to `triggered`, in the event loop.
+        """
         _check_if_exists(if_exists)
         [verdict] = self.store.enlist(connection, [Triggered(new)])
+        return verdict
+
+    async def triggered(self, definition: Definition, new: NewExecution, verdict: Verdict, *, if_exists: str) -> str:
+        """What came of a trigger: the id of the execution, or the error that says why there is none."""
+        if isinstance(verdict, Exists) and if_exists == "return" and not verdict.same:
+            verdict = Exists(new.id, same=await self._is_same(definition, new))
         _check_triggered(new, verdict, if_exists)
         return new.id
 

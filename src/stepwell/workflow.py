@@ -165,7 +165,8 @@ class Workflow(Generic[In, Out]):
         new = self._new(input, id=id, delay=delay, at=at, priority=priority, tags=tags, timeout=timeout)
         client = self._app.client
         if connection is not None:
-            return self.get_execution(client.trigger_with(connection, new, if_exists=if_exists))
+            verdict = client.trigger_with(connection, new, if_exists=if_exists)
+            return self.get_execution(await client.triggered(self._definition, new, verdict, if_exists=if_exists))
         return self.get_execution(await client.trigger(self._definition, new, if_exists=if_exists))
 
     def _new(
@@ -312,7 +313,13 @@ class Workflow(Generic[In, Out]):
             return self._new(input, **options)
 
         made = self._blocking("trigger", new)
-        return self.get_execution(self._app.client.trigger_with(connection, made, if_exists=if_exists))
+        client = self._app.client
+        verdict = client.trigger_with(connection, made, if_exists=if_exists)
+
+        async def triggered() -> str:
+            return await client.triggered(self._definition, made, verdict, if_exists=if_exists)
+
+        return self.get_execution(self._blocking("trigger", triggered))
 
     def trigger_many_sync(self, inputs: Sequence[In], **options: Any) -> list[Execution[Out]]:
         """`trigger_many` for code without an event loop; with `connection=` it writes in this thread."""

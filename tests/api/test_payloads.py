@@ -7,7 +7,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -448,6 +448,23 @@ async def test_the_same_input_is_found_again_although_its_text_differs(monkeypat
             await enter.trigger(Login("ann", Secret("b")), id="A", if_exists="return")
         with pytest.raises(ExecutionExistsError):
             await enter.trigger(Login("ann", Secret("a")), id="A")
+
+
+async def test_the_same_secret_input_is_found_again_in_a_transaction_of_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, KEY)
+    app = App()
+
+    @app.workflow
+    async def flow(step: Step, token: Secret[str]) -> None: ...
+
+    async with sandbox(app, database=f"sqlite:///{tmp_path}/shop.db"):
+        first = await flow.trigger(Secret("a"), id="A", delay=60)
+        with closing(sqlite3.connect(tmp_path / "shop.db")) as connection:
+            assert await flow.trigger(Secret("a"), id="A", if_exists="return", connection=connection) == first
+            with pytest.raises(ExecutionExistsError):
+                await flow.trigger(Secret("b"), id="A", if_exists="return", connection=connection)
 
 
 # ------------------------------------------------------------------------------------------------ what is refused
