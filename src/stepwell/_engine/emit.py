@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from stepwell._engine.outcome import Lost
 from stepwell.codec import NO_ANNOTATION, codec_for
-from stepwell.errors import SerializationError, StoreUnavailableError
+from stepwell.errors import PayloadCodecError, SerializationError, StoreUnavailableError
 from stepwell.ids import check_stream_name
 from stepwell.store.transitions import Emitted, Transition, Verdict
 
@@ -328,6 +328,8 @@ class Emitter:
                 page = await runner.host.database.emitted(
                     runner.id, runner.run, place.path, place.stream, take=take, start=start
                 )
+            except PayloadCodecError as error:
+                raise runner.give_back(error) from error
             except StoreUnavailableError as error:
                 # As with writes, that is no fault of the workflow: it waits.
                 log.error("Stream %r of execution %s is read again in a while: %s", place.stream, runner.id, error)
