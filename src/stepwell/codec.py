@@ -120,6 +120,17 @@ class Codec:
         except SerializationError as error:
             raise InvalidInputError(f"Invalid input: {self.refusal(accepted, 'input') or error}") from error
 
+    def receive(self, text: str) -> object:
+        """Give the value of a text that somebody else wrote: defaults that he left out become part of it.
+
+        Raises:
+            SerializationError: The text does not fit the annotation.
+        """
+        try:
+            return self.accept(self.decode(text))
+        except Refused as refused:
+            raise SerializationError(f"The value does not fit: {refused}.") from refused
+
     def accept(self, value: object) -> object:
         """Give the input as a value of the annotated type.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,25 @@ async def test_a_payload_that_does_not_fit_is_received_and_says_so_live_and_on_r
         assert "does not fit" in problem
 
 
+async def test_defaults_that_the_sender_left_out_are_part_of_the_payload() -> None:
+    app = App()
+
+    @dataclass
+    class Decision:
+        by: str
+        comment: str = "none"
+
+    @app.workflow
+    async def ask(step: Step) -> Decision:
+        return await step.listen("decision", returns=Decision)
+
+    async with sandbox(app):
+        execution = await ask.trigger()
+        await execution.send_event("decision", {"by": "ann"})
+        await execution.result(5)
+        assert (await app.get_execution(execution.id).info()).output == {"by": "ann", "comment": "none"}
+
+
 async def test_cancel_while_listening() -> None:
     app = App()
 
@@ -398,3 +418,47 @@ async def test_an_event_of_another_process_wakes_an_execution_in_memory_and_one_
         await stranger.get_execution(executions[1].id).send_event("go", "b")
 
         assert [await execution.result(5) for execution in executions] == ["a", "b"]
+
+
+@pytest.mark.guarantee("G7")
+@pytest.mark.parametrize("seconds", [3, 3600], ids=["in-memory", "parked"])
+async def test_event_against_timeout_a_thousand_times(seconds: int) -> None:
+    app, rng, times = App(), random.Random(1), 1_000
+
+    @app.workflow
+    async def order(step: Step) -> list[object]:
+        try:
+            return ["in time", await step.listen("first", event="go", timeout=seconds)]
+        except EventTimeoutError:
+            return ["too late", await step.listen("second", event="go")]
+
+    async with sandbox(app) as tester:
+        executions = [await order.trigger() for _ in range(times)]
+        await tester.settle(30)
+
+        sent, half = 0, asyncio.Event()
+
+        async def send(number: int) -> None:
+            nonlocal sent
+            if number % 2:
+                await half.wait()
+            for _ in range(rng.randrange(6)):
+                await executions[number].status()
+            await executions[number].send_event("go", number)
+            sent += 1
+
+        async def time_passes() -> None:
+            await until(lambda: sent > times / 4)
+            half.set()
+            due = tester.clock.next_at()
+            assert due is not None
+            tester.clock.move_to(max(due, tester.clock.now() + seconds * 1_000_000))
+
+        await asyncio.gather(time_passes(), *(send(number) for number in range(times)))
+        results = [await execution.result(30) for execution in executions]
+
+        assert [payload for _, payload in results] == list(range(times))
+        assert {when for when, _ in results} == {"in time", "too late"}
+        for execution, (when, _) in zip(executions, results, strict=True):
+            received = {"first": "completed"} if when == "in time" else {"first": "failed", "second": "completed"}
+            assert await statuses(execution) == received

@@ -93,7 +93,7 @@ class ListenWork:
 
     def value_of(self, call: Call, text: str) -> object:
         try:
-            return self._codec.decode(text)
+            return self._codec.receive(text)
         except PayloadCodecError:
             raise
         except SerializationError as error:

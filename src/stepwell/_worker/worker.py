@@ -515,7 +515,8 @@ class Worker:
             return
         if self._pulse is not None:
             self._pulse.stop()
-        log.error("Worker %s has lost its lease; it stops %d executions", self.worker_id, len(self.residents))
+        if not crashed:
+            log.error("Worker %s has lost its lease; it stops %d executions", self.worker_id, len(self.residents))
         self.journal.lose_worker()
         for runner in list(self.residents.values()):
             runner.request_stop(Lost())
