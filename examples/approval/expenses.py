@@ -48,8 +48,8 @@ async def reimbursement(step: Step, expense: Expense) -> Outcome:
     """Pay an expense back, or say why not."""
     decision = await decide(step, expense)
     payment = await step.run("pay", pay, expense) if decision.approved else None
-    answer = "was refused" if payment is None else f"is paid: {payment}"
-    await step.run("tell", mail, expense.employee, f"Your expense {step.execution_id} {answer}. {decision.comment}")
+    answer = f"Your expense {step.execution_id} {'is paid' if payment else 'was refused'}. {decision.comment}"
+    await step.run("tell", mail, expense.employee, answer)
     return Outcome(decision, payment)
 
 

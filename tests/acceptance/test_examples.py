@@ -2,130 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
 import re
-import shlex
-import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from stepwell import App, Execution, StepInfo
-from tests.acceptance.harness import Process
+from stepwell import Execution
+from tests.acceptance.harness import ROOT
+from tests.acceptance.project import EXAMPLES, Mark, Project
 
-ROOT: Final = Path(__file__).parents[2]
-EXAMPLES: Final = ROOT / "examples"
 NAMES: Final = sorted(file.parent.name for file in EXAMPLES.glob("*/stepwell.toml"))
 CRASHING: Final = [name for name in NAMES if name != "order"]
 """Those whose crashes are tested here; `order` has a demo that proves itself."""
-LOOK_SECONDS: Final = 0.005
-PATIENCE_SECONDS: Final = 15.0
-
-
-class Project:
-    """A copy of an example's folder, and the processes that work there."""
-
-    def __init__(self, name: str, folder: Path) -> None:
-        shutil.copytree(EXAMPLES / name, folder, ignore=shutil.ignore_patterns(".stepwell", "__pycache__"))
-        self.folder = folder
-        self.database = folder / ".stepwell" / "stepwell.db"
-        self.app = App("onlooker", database=f"sqlite:///{self.database}")
-        self._workers: list[Process] = []
-        self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-
-    # Processes
-
-    def start_worker(self, **environment: object) -> Process:
-        """Start `stepwell worker`; what it says is shown when the test fails."""
-        popen = subprocess.Popen(
-            [sys.executable, "-m", "stepwell", "worker"],
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**self._environment, **{name: str(value) for name, value in environment.items()}},
-        )
-        self._workers.append(Process(popen, "worker"))
-        return self._workers[-1]
-
-    async def call(self, command: str, **changes: object) -> str:
-        """Call the command line as the README does, with other values for these fields; what it prints."""
-        words = [word for word in self.words(command) if re.split(":?=", word)[0] not in changes]
-        words += [f"{field}:={json.dumps(value)}" for field, value in changes.items()]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "stepwell", *words, cwd=self.folder, env=self._environment, stdout=subprocess.PIPE
-        )
-        said, _ = await process.communicate()
-        assert process.returncode == 0, words
-        return said.decode().strip()
-
-    def words(self, command: str) -> list[str]:
-        """The arguments of a command in the README."""
-        [line] = [line for line in commands(self.folder) if f" {command} " in f"{line} "]
-        return shlex.split(line)[1:]
-
-    def close(self) -> None:
-        for worker in self._workers:
-            worker.close()
-
-    def show_logs(self) -> str:
-        return "\n".join(f"--- worker {worker.pid} exit {worker.exit_code}\n{worker.log}" for worker in self._workers)
-
-    # What happened
-
-    def lines(self, file: str) -> list[str]:
-        """What bodies have written, each line on disk before its body went on."""
-        path = self.folder / ".stepwell" / file
-        return path.read_text().splitlines() if path.exists() else []
-
-    async def steps(self, id: str) -> dict[str, StepInfo]:
-        return {step.path: step for step in await self.app.get_execution(id).steps()}
-
-    async def await_step(self, id: str, path: str, status: str) -> StepInfo:
-        """Wait until a step has this status."""
-
-        async def look() -> StepInfo | None:
-            step = (await self.steps(id)).get(path)
-            return step if step is not None and step.status == status else None
-
-        return await until(look, f"{path} of {id} to be {status}")
-
-    async def result(self, id: str) -> Any:
-        return await self.app.get_execution(id).result(PATIENCE_SECONDS)
-
-
-async def until(look: Callable[[], Awaitable[Any]], what: str) -> Any:
-    """Look again and again until there is something true."""
-    try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while not (found := await look()):
-                await asyncio.sleep(LOOK_SECONDS)
-            return found
-    except TimeoutError:
-        raise AssertionError(f"Waited {PATIENCE_SECONDS:g} s for {what}.") from None
-
-
-def commands(folder: Path) -> list[str]:
-    """The calls of stepwell in a README."""
-    lines = re.findall(r"^\$ .*/(stepwell .*)$", (folder / "README.md").read_text(), re.MULTILINE)
-    return [line.removesuffix(" &") for line in lines]
-
-
-@pytest.fixture
-async def project(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Project]:
-    project = Project(request.param, tmp_path / request.param)
-    try:
-        async with project.app.connected():
-            yield project
-    finally:
-        project.close()
-        print(project.show_logs())
 
 
 def example(name: str) -> pytest.MarkDecorator:
@@ -149,7 +40,10 @@ async def test_a_decision_that_comes_while_no_worker_lives_is_kept(project: Proj
 
     assert (outcome["decision"]["by"], outcome["payment"]) == ("grace", f"payment-{id}")
     assert [line.partition(":")[0] for line in asked] == ["manager@example.org"]
-    assert [line.partition(":")[0] for line in project.lines("outbox.log")] == ["manager@example.org", "ada@example.org"]
+    assert [line.partition(":")[0] for line in project.lines("outbox.log")] == [
+        "manager@example.org",
+        "ada@example.org",
+    ]
     assert len(project.lines("payments.log")) == 1
 
 
@@ -175,7 +69,9 @@ async def test_silence_escalates_although_workers_die(project: Project) -> None:
     ]
     assert project.lines("payments.log") == []
     steps = await project.steps(id)
-    assert steps["manager"].started_at == waiting.started_at
+    assert (steps["manager"].started_at, steps["manager"].wake_at) == (waiting.started_at, None)
+    assert steps["manager"].finished_at is not None
+    assert waiting.wake_at is not None
     assert steps["manager"].finished_at >= waiting.wake_at
 
 
@@ -215,6 +111,80 @@ async def test_a_family_goes_on_after_a_crash(project: Project) -> None:
         "hand mailbox to ada",
         "welcome ada",
     ]
+
+
+# -------------------------------------------------------------------------------------------------------- data flow
+
+
+@pytest.mark.guarantee("G3")
+@pytest.mark.parity("P2.4")
+@example("data_flow")
+async def test_a_batch_is_stored_once_although_its_transaction_was_cut_off(project: Project) -> None:
+    worker = project.start_worker(PACE=2)
+    id = await project.call("trigger")
+    await project.await_line("bodies.log", f"{id} store")
+    worker.kill()
+    before = project.rows("SELECT name FROM sqlite_master WHERE name = 'results'")
+
+    project.start_worker()
+    summary = await project.result(id)
+
+    assert before == []
+    assert summary == {"rows": 4, "total": 1 + 9 + 16 + 25}
+    assert project.rows("SELECT * FROM results") == [("B-1", n, 2 * n, n * n) for n in (1, 3, 4, 5)]
+    bodies = Counter(project.lines("bodies.log"))
+    assert bodies == {f"{id} validate": 1, f"{id} double": 1, f"{id} square": 1, f"{id} store": 2}
+
+
+@pytest.mark.guarantee("G3")
+@pytest.mark.parity("P2.4")
+@example("data_flow")
+async def test_many_batches_are_stored_once_whoever_dies(project: Project) -> None:
+    await project.run("pipeline.py", "60")
+    marks: list[Mark] = []
+    for stored in (5, 10):
+        worker = project.start_worker(PACE=0.01)
+        await project.await_rows("results", 8 * stored)
+        worker.kill()
+        marks.append(await project.mark("bodies.log"))
+        assert len(project.rows("SELECT * FROM results")) < 8 * 60, "the worker was killed too late"
+
+    project.start_worker()
+    for info in (await project.app.list_executions(limit=1000)).executions:
+        await project.result(info.id)
+
+    rows = project.rows("SELECT batch, COUNT(*), COUNT(DISTINCT value) FROM results GROUP BY batch")
+    assert rows == [(f"B-{n:03}", 8, 8) for n in range(60)]
+    assert all(mark.finished for mark in marks)
+    assert [project.begun_again(mark) for mark in marks] == [set(), set()]
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
+@pytest.mark.guarantee("G3")
+@example("files")
+async def test_only_missing_files_are_counted_after_a_crash(project: Project) -> None:
+    await project.run("words.py", "100")
+    texts = {path.name: path.read_bytes() for path in (project.folder / "texts").iterdir()}
+    worker = project.start_worker(PACE=0.1)
+    id = await project.call("trigger")
+    await project.await_step(id, "count/20", "completed")
+    worker.kill()
+    mark = await project.mark("bodies.log")
+    (project.folder / "texts" / "9999.txt").write_text("too late")
+
+    project.start_worker()
+    report = await project.result(id)
+
+    unreadable = [f"texts/{n:04}.txt" for n in range(19, 100, 20)]
+    words = sum(len(text.split()) for name, text in texts.items() if f"texts/{name}" not in unreadable)
+    assert report == {"files": 100, "words": words, "unreadable": unreadable}
+    assert 20 < len(mark.finished) < 100, "the worker was not killed in the middle"
+    assert project.begun_again(mark) == set()
+    bodies = Counter(project.lines("bodies.log"))
+    assert bodies.keys() == {f"{id} list", *(f"{id} count/{n}" for n in range(100))}
+    assert bodies.total() <= 101 + 4
 
 
 # ------------------------------------------------------------------------------------------------- all of them
