@@ -48,7 +48,7 @@ async def reimbursement(step: Step, expense: Expense) -> Outcome:
     """Pay an expense back, or say why not."""
     decision = await decide(step, expense)
     payment = await step.run("pay", pay, expense) if decision.approved else None
-    answer = f"Your expense {step.execution_id} {'is paid' if payment else 'was refused'}. {decision.comment}"
+    answer = f"Your expense {step.execution_id} {'is paid' if payment else 'was refused'}. {decision.comment}".rstrip()
     await step.run("tell", mail, expense.employee, answer)
     return Outcome(decision, payment)
 

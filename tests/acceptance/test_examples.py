@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from stepwell import Execution
+from stepwell import Execution, ExecutionFailedError
 from tests.acceptance.harness import ROOT
 from tests.acceptance.project import EXAMPLES, Mark, Project
 
@@ -157,6 +157,38 @@ async def test_many_batches_are_stored_once_whoever_dies(project: Project) -> No
     assert rows == [(f"B-{n:03}", 8, 8) for n in range(60)]
     assert all(mark.finished for mark in marks)
     assert [project.begun_again(mark) for mark in marks] == [set(), set()]
+
+
+# ------------------------------------------------------------------------------------------------------------- saga
+
+
+@pytest.mark.guarantee("G3")
+@example("saga")
+async def test_cancellations_go_on_after_crashes(project: Project) -> None:
+    first = project.start_worker(SLOW="hotel")
+    id = await project.call("trigger")
+    await project.await_line("bookings.log", f"cancel hotel: {id}/hotel/1")
+    first.kill()
+    second = project.start_worker(SLOW="flight")
+    await project.await_line("bookings.log", f"cancel flight: {id}/flight/1")
+    second.kill()
+    middle = await project.steps(id)
+
+    project.start_worker()
+    with pytest.raises(ExecutionFailedError, match="no cars in Venice"):
+        await project.result(id)
+
+    assert [path for path, step in middle.items() if step.undone] == ["hotel"]
+    steps = await project.steps(id)
+    assert [path for path, step in steps.items() if step.undone] == ["flight", "hotel"]
+    assert steps["#undo/hotel"] == middle["#undo/hotel"]
+    assert project.lines("bookings.log") == [
+        f"book flight: {id}/flight/1",
+        f"book hotel: {id}/hotel/1",
+        *[f"cancel hotel: {id}/hotel/1"] * 2,
+        *[f"cancel flight: {id}/flight/1"] * 2,
+        "tell ada: there are no cars in Venice",
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------ files
