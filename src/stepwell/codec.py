@@ -126,10 +126,7 @@ class Codec:
         Raises:
             SerializationError: The text does not fit the annotation.
         """
-        try:
-            return self.accept(self.decode(text))
-        except Refused as refused:
-            raise SerializationError(f"The value does not fit: {refused}.") from refused
+        return with_defaults(self.decode(text))
 
     def accept(self, value: object) -> object:
         """Give the input as a value of the annotated type.
