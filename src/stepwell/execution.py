@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
@@ -362,7 +362,7 @@ class Execution(Generic[Out]):
         await self._client.row(self.id)
         return [step_of(row) for row in await self._client.reader.steps(self.id, run)]
 
-    async def watch(self) -> AsyncIterator[ExecutionInfo]:
+    async def watch(self) -> AsyncGenerator[ExecutionInfo]:
         """The execution now, and again after each change of it or of its steps, until it has ended."""
         async for row in self._client.watch(self.id):
             yield info_of(row, self._output_codec)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -462,3 +464,29 @@ async def test_event_against_timeout_a_thousand_times(seconds: int) -> None:
         for execution, (when, _) in zip(executions, results, strict=True):
             received = {"first": "completed"} if when == "in time" else {"first": "failed", "second": "completed"}
             assert await statuses(execution) == received
+
+
+@pytest.mark.guarantee("G7")
+async def test_an_event_in_the_gap_between_the_look_and_the_parking_is_not_lost(tmp_path: Path) -> None:
+    app = App(database=f"sqlite:///{tmp_path}/gap.db")
+    in_the_gap = "SELECT 1 FROM steps JOIN executions ON id = execution_id WHERE id = ? AND owner IS NOT NULL"
+
+    @app.workflow
+    async def order(step: Step) -> object:
+        return await step.listen("go")
+
+    async with app.running():
+        with closing(sqlite3.connect(tmp_path / "gap.db", isolation_level=None)) as connection:
+            for number in range(20):
+                execution = await order.trigger()
+                # The lock holds open what lies between the record that the step listens and the parking.
+                async with asyncio.timeout(5):
+                    connection.execute("BEGIN IMMEDIATE")
+                    while connection.execute(in_the_gap, (execution.id,)).fetchone() is None:
+                        connection.execute("ROLLBACK")
+                        await asyncio.sleep(0)
+                        connection.execute("BEGIN IMMEDIATE")
+                await execution.send_event("go", number, connection=connection)
+                connection.execute("COMMIT")
+
+                assert await execution.result(5) == number
