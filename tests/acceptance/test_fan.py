@@ -32,6 +32,7 @@ def test_fan_outs_survive_kills(site: Site, seed: int) -> None:
         progress = site.size() + dice.randint(1_000, 8_000)
         site.until(lambda progress=progress: site.size() > progress or not site.living(), "the ledger to grow", 15)
         time.sleep(dice.random() * 0.02)
+        site.spare_the_innocent()
         worker.kill()
         kills += 1
         spare.go()

@@ -35,6 +35,7 @@ def test_sixty_executions_survive_twenty_five_kills(site: Site, seed: int) -> No
         progress = site.size() + dice.randint(1_500, 12_000)
         site.until(lambda progress=progress: site.size() > progress or not site.living(), "the ledger to grow", 15)
         time.sleep(dice.random() * 0.02)
+        site.spare_the_innocent()
         worker.kill()
         kills += 1
         spare.go()
@@ -66,6 +67,7 @@ def test_three_workers_are_killed_stopped_and_asked_to_leave(site: Site, seed: i
         victim = dice.randrange(len(crew))
         match dice.choice(["kill", "stop", "stop", "leave"]):
             case "kill":
+                site.spare_the_innocent()
                 crew[victim].kill()
             case "leave":
                 crew[victim].signal(signal.SIGTERM)

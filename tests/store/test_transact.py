@@ -88,6 +88,21 @@ async def test_rows_and_record_are_written_together(owned: OpenStore) -> None:
     assert await mine(owned) == [1]
 
 
+async def test_crashes_in_a_row_are_counted_anew_with_the_record(store: OpenStore) -> None:
+    """Whoever dies right after the commit has made progress."""
+    await register(store)
+    await register(store, "dead")
+    await start(store, "e", by="dead")
+    await store.reap("w", "dead", dead=True, crashed=True, now=NOW)
+    [claimed] = await claim(store)
+    assert claimed.crashes == 1
+
+    assert isinstance(await store.transact_step("w", Reading("e", claimed.epoch)), RolledBack)
+    assert (await get(store)).crashes == 1
+    assert await store.transact_step("w", Deed(epoch=claimed.epoch)) is None
+    assert (await get(store)).crashes == 0
+
+
 async def test_a_step_that_was_recorded_is_not_called_again(owned: OpenStore) -> None:
     """As when the answer to the first sending was lost."""
     deed = Deed()

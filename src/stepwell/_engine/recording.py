@@ -141,10 +141,10 @@ class Recording(Strands, ABC):
         """After a crash, the first thing that is recorded sets the count of crashes to zero."""
         if isinstance(transition, _PROGRESS):
             self.progressed()
+            self.note(Progressed(self.id, self.epoch))
 
     def progressed(self) -> None:
-        """Something was recorded: crashes in a row are counted anew."""
+        """Something is recorded, and with it that crashes in a row are counted anew."""
         if self._crashed:
             self._crashed = False
-            self.note(Progressed(self.id, self.epoch))
             self.host.look()

@@ -120,7 +120,8 @@ class Store(Protocol):
         In the transaction: the worker lives and owns the execution at the step's epoch, else `Refused`; if the step has
         ended already, `Recorded` with its end, so that sending it again after an unknown commit is safe. Only then
         `step.begin`, `step.call(connection)` with the driver's connection, `step.close`, and the record. Whatever the
-        function raises rolls all of it back (`RolledBack`); so does a False of `begin` or `close`. The function cannot
+        function raises rolls all of it back (`RolledBack`); so does a False of `begin` or `close`. With the record the
+        count of crashes in a row becomes zero, for whoever dies right after the commit has got on. The function cannot
         end the transaction or change what is the store's, and leaves the connection as it was.
 
         A store whose writers wait for each other runs the function between batches, under its lock. One with a connection

@@ -1,0 +1,3 @@
+UPDATE executions
+SET crashes = 0
+WHERE id = :id AND crashes > 0
