@@ -8,6 +8,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Awaitable
+from datetime import timedelta
 from typing import Any, Final
 
 from stepwell import App, NonRetryableError, Step, StepTimeoutError, SyncStep, current_step
@@ -149,6 +150,14 @@ async def sleeper(step: Step) -> None:
     await step.sleep("night", "1 hour")
 
 
+async def begin_another(wanted: int) -> str:
+    """A body that starts an execution without an id: again, when it runs again, the same."""
+    note("begin")
+    await leaf.trigger(wanted)
+    await asyncio.sleep(random.choice([0.01, 0.1]))
+    return made(wanted)
+
+
 # ------------------------------------------------------------------------------------------------------ what completes
 
 
@@ -171,7 +180,13 @@ def expected(workflow: str, n: int) -> dict[str, Any]:
     if workflow == "plain":
         return common | {"map": items}
     items[BAD_ITEM] = "bad item"
-    branches = {"thread": f"{n + 9}", "flaky": f"{n + 10}", "talk": f"{n + 11}", "nested": f"{n + 12}"}
+    branches = {
+        "thread": f"{n + 9}",
+        "flaky": f"{n + 10}",
+        "talk": f"{n + 11}",
+        "nested": f"{n + 12}",
+        "begun": f"{n + 13}",
+    }
     return common | branches | {"map": items}
 
 
@@ -196,6 +211,8 @@ async def verbs(step: Step, n: int) -> dict[str, Any]:
     out["local"] = await seen("local", local())
     out["outside"] = await seen("outside", step.run("outside", make_in_thread, n + 3, executor="process"))
     out["book"] = await seen("book", step.transaction("book", enter, n + 4))
+    out["begun"] = await seen("begun", step.run("begun", begin_another, n + 13))
+    await step.sleep_until("until", step.created_at + timedelta(seconds=0.3))
     await step.progress("half", fraction=0.5)
     out["thread"], out["flaky"], out["talk"], out["nested"] = await asyncio.gather(
         seen("thread", step.run("thread", make_in_thread, n + 9)),
@@ -271,6 +288,8 @@ async def plodder(step: Step, n: int) -> list[str]:
     for leg in range(LEGS):
         out.append(await step.run(f"leg-{leg}", make, n + leg))
         out.append(await step.transaction(f"entry-{leg}", enter, n + leg))
+        if leg == 1:
+            out.append(await step.execute_workflow("child", leaf, n))
         await step.sleep(f"nap-{leg}", 8 if leg == 2 else 0.1)
     return out
 
