@@ -547,3 +547,36 @@ async def test_leaving_the_app_lets_bodies_end_and_starts_none(tmp_path: Path, l
         await workflow.get_execution(execution.id).result(5)
 
     assert ledger == ["began", "slow", "after"]
+
+
+@pytest.mark.parametrize("kind", ["event", "child"])
+async def test_events_and_children_count_as_progress(kind: str) -> None:
+    """Each life of the worker records one more, and nothing else, before it dies."""
+    app, lives, stuck = App(), [0], asyncio.Event()
+
+    @app.workflow
+    async def child(step: Step) -> None:
+        pass
+
+    @app.workflow
+    async def workflow(step: Step) -> str:
+        for n in range(8):
+            if kind == "event":
+                await step.listen(f"listen {n}", event="go")
+            else:
+                await step.start_workflow(f"start {n}", child)
+            if n == lives[0]:
+                stuck.set()
+                await asyncio.Event().wait()
+        return "done"
+
+    async with sandbox(app) as t:
+        execution = await workflow.trigger()
+        for n in range(8):
+            await execution.send_event("go", n)
+        for _ in range(8):
+            await asyncio.wait_for(stuck.wait(), 5)
+            stuck.clear()
+            lives[0] += 1
+            await t.crash()
+        assert await execution.result() == "done"

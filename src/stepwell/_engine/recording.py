@@ -15,8 +15,11 @@ from stepwell._engine.rebuild import Rebuild
 from stepwell._engine.strands import Strands
 from stepwell.errors import PayloadCodecError
 from stepwell.store.transitions import (
+    ChildStarted,
+    Exists,
     OwnerTransition,
     Progressed,
+    Received,
     Refused,
     StepFinished,
     StepRetrying,
@@ -108,6 +111,8 @@ class Recording(Strands, ABC):
             raise self._refusal(verdict)
         if isinstance(verdict, Refused) or self.stop is not None:
             await self.unwound()
+        if isinstance(verdict, Received) or (isinstance(transition, ChildStarted) and not isinstance(verdict, Exists)):
+            self.progressed()
         return verdict
 
     def _refusal(self, problem: Exception) -> Exception:

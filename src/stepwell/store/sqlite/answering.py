@@ -59,10 +59,12 @@ def _listen(connection: sqlite3.Connection, t: Listened, worker_id: str | None) 
     if payload is not None:
         row = (*place, "completed", 1, t.input, payload, None, t.started_at, t.now, None)
         connection.execute(query("step_finished"), row)
+        _progressed(connection, t)
         return Received(payload)
     if t.error is not None:
         row = (*place, "failed", 1, t.input, None, t.error, t.started_at, t.now, None)
         connection.execute(query("step_finished"), row)
+        _progressed(connection, t)
         return None
     _wait(connection, t, "listen", t.event, t.wake_at, worker_id)
     return None
@@ -80,6 +82,7 @@ def _start_child(connection: sqlite3.Connection, t: ChildStarted, worker_id: str
         row = (*place, "completed", 1, t.input, f'"{child.id}"', None, t.started_at, t.started_at, None)
         connection.execute(query("step_finished"), row)
         connection.execute(query("step_awaits"), (child.id, t.execution_id, t.run, t.path))
+        _progressed(connection, t)
         return None
     if found is not None and (over := _over(connection, child.id)) is not None:
         return over
@@ -113,10 +116,16 @@ def _wait(
     worker_id: str | None,
 ) -> None:
     place = (t.execution_id, t.epoch, t.run, t.path, t.seq, kind)
-    connection.execute(query("step_listening"), (*place, t.input, t.started_at, wake_at, awaits))
+    if connection.execute(query("step_listening"), (*place, t.input, t.started_at, wake_at, awaits)).rowcount:
+        _progressed(connection, t)
     if t.idle:
         row = ("listening", wake_at, t.path, t.execution_id, worker_id, t.epoch)
         _update_owned(connection, "execution_idle", row)
+
+
+def _progressed(connection: sqlite3.Connection, t: Listened | ChildStarted | ChildAwaited) -> None:
+    """Something is recorded that was not there: crashes in a row are counted anew."""
+    run_query(connection, "crashes_end", id=t.execution_id)
 
 
 def _park(connection: sqlite3.Connection, t: Parked, worker_id: str | None) -> Awake | None:

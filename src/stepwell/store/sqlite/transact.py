@@ -72,7 +72,7 @@ class _Transaction:
             raise _RolledBackError(error)
         try:
             write_steps(connection, [astuple(record)], [], self._worker_id)
-            run_query(connection, "transact_progress", id=self._step.execution_id)
+            run_query(connection, "crashes_end", id=self._step.execution_id)
         except DATA_ERRORS as problem:
             raise _RolledBackError(
                 SerializationError(f"The result of step {self._step.path!r} cannot be stored: {problem}")
