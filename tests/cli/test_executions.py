@@ -147,8 +147,9 @@ def test_result_that_does_not_come_is_a_timeout(call: Call) -> None:
 def test_cancelled_is_final(call: Call) -> None:
     call("trigger", "waiting", "--id", "a")
 
-    info = call("executions", "cancel", "a", "--reason", "changed my mind", "--json").json
+    assert call("executions", "cancel", "a", "--reason", "changed my mind").code == 0
 
+    info = call("executions", "describe", "a", "--json").json
     assert (info["status"], info["reason"]) == ("cancelled", "changed my mind")
     result = call("executions", "result", "a")
     assert (result.code, result.err) == (1, "error: Execution 'a' was cancelled: changed my mind.\n")
@@ -181,10 +182,11 @@ def test_cancel_with_undo_waits_for_a_worker(call: Call, spawn: Spawn) -> None:
     process.signal(signal.SIGTERM)
     process.end()
 
-    answer = call("executions", "cancel", "a", "--undo", "--reason", "enough", "--json")
+    answer = call("executions", "cancel", "a", "--undo", "--reason", "enough")
 
     assert "will be cancelled when their steps are undone: a" in answer.err
-    assert (answer.json["status"], answer.json["ending"], answer.json["reason"]) == ("queued", "cancelled", "enough")
+    info = call("executions", "describe", "a", "--json").json
+    assert (info["status"], info["ending"], info["reason"]) == ("queued", "cancelled", "enough")
     assert "ends as" in call("executions", "describe", "a").out
     spawn("worker")
     assert call("executions", "result", "a", "--timeout", "10").code == 1

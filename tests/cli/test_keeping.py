@@ -33,36 +33,50 @@ def test_a_deleted_execution_is_gone(call: Call, ended: list[str]) -> None:
 def test_a_living_one_is_refused(call: Call, ended: list[str]) -> None:
     answer = call("executions", "delete", "living", "--json")
 
-    assert (answer.code, answer.out) == (4, "")
-    assert "Cannot delete execution 'living': it is queued; cancel it first." in answer.err
-    assert json.loads(answer.err.splitlines()[-1])["error"]["code"] == "invalid_transition"
+    message = "Cannot delete execution 'living': it is queued; cancel it first."
+    assert (answer.code, answer.err) == (4, f"error: {message}\n")
+    error = {"code": "invalid_transition", "message": message}
+    assert answer.json == {
+        "executions": [{"id": "living", "status": None, "error": error}],
+        "count": 1,
+        "failed": 1,
+    }
 
 
 def test_of_several_the_rest_is_deleted(call: Call, ended: list[str]) -> None:
     answer = call("executions", "delete", "a", "living", "nobody", "b", "--json")
 
-    assert answer.code == 4
-    assert answer.json["deleted"] == ["a", "b"]
-    assert [(error["id"], error["code"]) for error in answer.json["errors"]] == [
-        ("living", "invalid_transition"),
-        ("nobody", "execution_not_found"),
-    ]
+    assert answer.code == 3
+    assert (answer.json["count"], answer.json["failed"]) == (4, 2)
+    assert {each["id"]: each["error"] and each["error"]["code"] for each in answer.json["executions"]} == {
+        "nobody": "execution_not_found",
+        "a": None,
+        "living": "invalid_transition",
+        "b": None,
+    }
     assert left(call) == ["living", "c"]
 
 
 def test_filters_find_what_has_ended(call: Call, ended: list[str]) -> None:
-    assert call("executions", "delete", "--tag", "tag-b", "--yes").err == "deleted b\ndeleted 1 of 1 executions\n"
+    assert call("executions", "delete", "--tag", "tag-b", "--yes").err == "deleted b\ndeleted 1 of 1 execution\n"
     assert call("executions", "delete", "--status", "failed", "--yes").err == "deleted 0 of 0 executions\n"
     assert call("executions", "delete", "--workflow", "waiting", "--since", "1 hour", "--yes", "--json").json == {
-        "deleted": ["c", "a"],
-        "errors": [],
+        "executions": [{"id": id, "status": None, "error": None} for id in ("c", "a")],
+        "count": 2,
+        "failed": 0,
     }
     assert left(call) == ["living"]
 
 
 def test_a_dry_run_deletes_nothing(call: Call, ended: list[str]) -> None:
-    assert call("executions", "delete", "--workflow", "waiting", "--dry-run").out == "c\nb\na\n"
-    assert call("executions", "delete", "a", "c", "--dry-run", "--json").json == {"would_delete": ["a", "c"]}
+    answer = call("executions", "delete", "--workflow", "waiting", "--dry-run")
+    assert (answer.code, answer.err) == (0, "would delete 3 executions\n")
+    assert [line.split()[0] for line in answer.out.splitlines()] == ["ID", *ended]
+    assert call("executions", "delete", "a", "c", "--dry-run", "--json").json == {
+        "executions": [{"id": id, "status": "cancelled", "error": None} for id in ("a", "c")],
+        "count": 2,
+        "failed": 0,
+    }
     assert left(call) == ["living", *ended]
 
 

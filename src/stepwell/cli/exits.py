@@ -60,13 +60,18 @@ def report(error: Exception, *, as_json: bool) -> int:
     number = exit_code(error)
     if number is None:
         raise error
-    code, message = _code(error), _message(error)
+    say_error(error)
+    if as_json:
+        click.echo(json_text({"error": {"code": _code(error), "message": _message(error)}}), err=True)
+    return number
+
+
+def say_error(error: Exception) -> None:
+    """Say on stderr what went wrong."""
+    message = _message(error)
     click.secho("error:", fg="red", bold=True, err=True, nl=False)
     # Of the configuration all mistakes are listed, each on a line of its own.
     click.echo(f" {clean(message) if isinstance(error, ConfigError) else clean_line(message)}", err=True)
-    if as_json:
-        click.echo(json_text({"error": {"code": code, "message": message}}), err=True)
-    return number
 
 
 def _code(error: Exception) -> str:

@@ -10,83 +10,28 @@ from typing import Any
 
 import click
 
-from stepwell import App, Execution
-from stepwell.cli.bulk import apply_to_all, check_choice, confirm, select
-from stepwell.cli.console import put, put_json, put_value, say, set_up_logging
+from stepwell import App
+from stepwell.cli.bulk import CHOOSING, Deed, Verb, on_many
+from stepwell.cli.console import put_value, say, set_up_logging
 from stepwell.cli.locate import viewer_of
-from stepwell.cli.params import since
-from stepwell.cli.target import Target, json_option, target_options
+from stepwell.cli.target import NAMING, Target, json_option, target_options
 from stepwell.cli.text import json_text
 from stepwell.types import STATUSES, TERMINAL
 
 ENDED = tuple(status for status in STATUSES if status in TERMINAL)
 
 
-@click.command()
-@click.argument("ids", metavar="[ID]...", nargs=-1)
-@click.option("--status", type=click.Choice(ENDED), multiple=True, help="All that ended so; may be repeated.")
-@click.option("--workflow", metavar="NAME", help="All of this workflow that have ended.")
-@click.option("--tag", "tags", metavar="TAG", multiple=True, help="All with this tag that have ended.")
-@click.option("--since", callback=since, metavar="DURATION|TIME", help="All created since that have ended.")
-@click.option("--dry-run", is_flag=True, help="Only print the ids of what would be deleted.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@json_option
-@target_options
-@click.pass_context
-def delete(
-    ctx: click.Context, /, ids: tuple[str, ...], dry_run: bool, yes: bool, as_json: bool, **filters: Any
-) -> None:
-    """Delete executions with everything that is kept of them: by ids, or all that match.
+@click.command(epilog=CHOOSING)
+@on_many(Verb("delete", ENDED, ENDED, is_grave=True, is_last=True))
+def delete() -> Deed:
+    """Delete executions that have ended, with everything that is kept of them.
 
-    Only what has ended, and what no living execution refers to. It cannot be undone: export them before.
+    It cannot be undone; `export` writes one to a file before. What a living execution still refers to is refused.
     """
-    check_choice(ctx, ids, filters)
-    app = viewer_of(ctx.ensure_object(Target))
-    set_up_logging()
-    ctx.exit(asyncio.run(_delete(ctx, app, ids, filters, dry_run=dry_run, yes=yes, as_json=as_json)))
+    return Deed(lambda execution: execution.delete(), "deleted")
 
 
-async def _delete(
-    ctx: click.Context,
-    app: App,
-    ids: tuple[str, ...],
-    filters: dict[str, Any],
-    *,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> int:
-    async with app.connected():
-        names = ids or await select(app, {**filters, "status": filters["status"] or ENDED})
-        if dry_run:
-            found = [(await app.find_execution(name)).id for name in ids] or list(names)
-            put_json({"would_delete": found}) if as_json else put(found)
-            say(f"would delete {len(found)} executions")
-            return 0
-        if not ids and names:
-            confirm(ctx, "delete", len(names), yes=yes)
-        if len(ids) == 1:
-            # An error is the whole answer.
-            execution = await app.find_execution(ids[0])
-            await execution.delete()
-            say(f"deleted {execution.id}")
-            if as_json:
-                put_json({"deleted": [execution.id], "errors": []})
-            return 0
-        done = await apply_to_all(app, names, _erase, "deleted", exact=not ids)
-    if as_json:
-        errors = [{"id": id, "code": error.code, "message": str(error)} for id, error in done.problems]
-        put_json({"deleted": done.ids, "errors": errors})
-    elif not ids:
-        say(f"deleted {len(done.ids)} of {len(names)} executions")
-    return done.code
-
-
-async def _erase(execution: Execution[Any]) -> None:
-    await execution.delete()
-
-
-@click.command()
+@click.command(epilog=NAMING)
 @click.argument("id", metavar="ID")
 @click.option(
     "--output",
@@ -94,14 +39,17 @@ async def _erase(execution: Execution[Any]) -> None:
     "path",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Where to; stdout by default.",
+    help="Write it there; to stdout by default.",
 )
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 @json_option
 @target_options
 @click.pass_context
 def export(ctx: click.Context, /, id: str, path: Path | None, force: bool, as_json: bool) -> None:
-    """Write everything that is kept of one execution as one JSON document: docs/export.md describes it."""
+    """Write everything that is kept of one execution as one JSON document.
+
+    Its format is described in docs/export.md.
+    """
     if path is not None:
         _check(ctx, path, force)
     app = viewer_of(ctx.ensure_object(Target))

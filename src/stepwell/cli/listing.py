@@ -10,22 +10,18 @@ import click
 
 from stepwell import App, ExecutionList
 from stepwell.cli.console import put, put_json, say, set_up_logging
+from stepwell.cli.filters import filter_options
 from stepwell.cli.locate import viewer_of
-from stepwell.cli.params import since
 from stepwell.cli.table import table_lines
 from stepwell.cli.target import Target, json_option, target_options
-from stepwell.types import STATUSES
 
 
 @click.command("list")
-@click.option("--status", type=click.Choice(STATUSES), multiple=True, help="Only with this status; may be repeated.")
-@click.option("--workflow", metavar="NAME", help="Only of this workflow.")
-@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Only with this tag; may be repeated.")
+@filter_options()
 @click.option(
-    "--since", callback=since, metavar="DURATION|TIME", help="Only created since: '2 hours', or a time in ISO 8601."
+    "--limit", type=click.IntRange(1, 1000), metavar="N", default=50, show_default=True, help="At most so many."
 )
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")
-@click.option("--cursor", help="Go on after the page before.")
+@click.option("--cursor", metavar="CURSOR", help="Go on after the page that gave this cursor.")
 @json_option
 @target_options
 @click.pass_obj

@@ -15,7 +15,7 @@ from stepwell.cli.describe import description
 from stepwell.cli.follow import follow
 from stepwell.cli.locate import viewer_of
 from stepwell.cli.params import duration
-from stepwell.cli.target import Target, json_option, target_options
+from stepwell.cli.target import NAMING, Target, json_option, target_options
 from stepwell.cli.tree import tree_lines
 
 P = ParamSpec("P")
@@ -27,10 +27,10 @@ def on_one(command: Callable[Concatenate[click.Context, P], None]) -> Callable[P
     return click.argument("id", metavar="ID")(json_option(target_options(click.pass_context(command))))
 
 
-@click.command()
+@click.command(epilog=NAMING)
 @on_one
 def describe(ctx: click.Context, /, id: str, as_json: bool) -> None:
-    """Tell all about one execution: its steps, attempts and errors, and why it waits."""
+    """Show all about one execution: its steps, attempts and errors, and what it waits for."""
 
     async def act(_: App, execution: Execution[Any]) -> int:
         info, steps, children = await execution.info(), await execution.steps(), await execution.children()
@@ -49,7 +49,7 @@ def describe(ctx: click.Context, /, id: str, as_json: bool) -> None:
     on_execution(ctx, id, act)
 
 
-@click.command()
+@click.command(epilog=NAMING)
 @on_one
 def steps(ctx: click.Context, /, id: str, as_json: bool) -> None:
     """List the steps of one execution."""
@@ -65,8 +65,13 @@ def steps(ctx: click.Context, /, id: str, as_json: bool) -> None:
     on_execution(ctx, id, act)
 
 
-@click.command()
-@click.option("--timeout", callback=duration, metavar="DURATION", help="Wait so long at most; then exit with 6.")
+@click.command(epilog=NAMING)
+@click.option(
+    "--timeout",
+    callback=duration,
+    metavar="DURATION",
+    help="Wait so long at most, such as '30 seconds'; then exit with 6.",
+)
 @on_one
 def result(ctx: click.Context, /, id: str, timeout: float | str | None, as_json: bool) -> None:
     """Wait for the end of one execution and print its output as JSON."""
@@ -83,7 +88,7 @@ def result(ctx: click.Context, /, id: str, timeout: float | str | None, as_json:
     on_execution(ctx, id, act)
 
 
-@click.command()
+@click.command(epilog=NAMING)
 @on_one
 def watch(ctx: click.Context, /, id: str, as_json: bool) -> None:
     """Show the steps of one execution while they happen, until its end.

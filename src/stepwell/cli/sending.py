@@ -8,15 +8,21 @@ import click
 
 from stepwell import App, Execution
 from stepwell.cli.console import put_json, say
-from stepwell.cli.looking import on_execution, on_one
+from stepwell.cli.looking import on_execution
 from stepwell.cli.payload import parse
+from stepwell.cli.target import NAMING, json_option, target_options
 
 
-@click.command("send-event")
-@on_one
+@click.command("send-event", epilog=NAMING)
+@click.argument("id", metavar="ID")
 @click.argument("name", metavar="NAME")
 @click.argument("payload", nargs=-1, metavar="[PAYLOAD]...")
-@click.option("--id", "event_id", help="Your own id for the event: sent again with it, the event counts once.")
+@click.option(
+    "--id", "event_id", metavar="EVENT_ID", help="Your own id for the event: sent again with it, the event counts once."
+)
+@json_option
+@target_options
+@click.pass_context
 def send_event(
     ctx: click.Context, /, id: str, name: str, payload: tuple[str, ...], event_id: str | None, as_json: bool
 ) -> None:

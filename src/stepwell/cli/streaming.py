@@ -9,18 +9,21 @@ import click
 
 from stepwell import App, Execution, StreamItem
 from stepwell.cli.console import paint, put, put_json, say
-from stepwell.cli.looking import on_execution, on_one
-from stepwell.cli.target import Target
+from stepwell.cli.looking import on_execution
+from stepwell.cli.target import NAMING, Target, json_option, target_options
 from stepwell.cli.text import json_text
 
 
-@click.command()
-@on_one
+@click.command(epilog=NAMING)
+@click.argument("id", metavar="ID")
 @click.argument("name", metavar="NAME")
 @click.option("--after", type=click.IntRange(0), default=0, metavar="N", help="Only what comes after this offset.")
 @click.option(
     "--follow/--no-follow", default=True, help="Wait for more until the execution ends (the default), or not."
 )
+@json_option
+@target_options
+@click.pass_context
 def stream(ctx: click.Context, /, id: str, name: str, after: int, follow: bool, as_json: bool) -> None:
     """Print what one execution emits to the stream NAME, while it happens.
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+NAMING: Final = (
+    "An ID may be shortened to a beginning that only one has. latest is the newest execution, latest:STATUS the newest "
+    "with this status, such as latest:failed."
+)
 
 
 @dataclass(slots=True)
@@ -28,7 +33,7 @@ def target_options(command: F) -> F:
     app = click.option(
         "--app",
         metavar="MODULE:ATTRIBUTE",
-        help="Where the App is.",
+        help="Where the App is, such as shop:app.",
         expose_value=False,
         callback=_remember,
     )
