@@ -328,7 +328,8 @@ class Client:
                 raise InvalidInputError(f"status must be one of {', '.join(STATUSES)}, got {status!r}.")
             page = await self.reader.executions(ExecutionFilter(statuses=(status,) if status else (), limit=1))
             if not page.rows:
-                raise ExecutionNotFoundError(text)
+                wanted = f"{status} execution" if status else "execution"
+                raise ExecutionNotFoundError(text, f"There is no {wanted} in this database.")
             return Execution(self, page.rows[0].id)
         if not text:
             raise InvalidInputError(

@@ -237,8 +237,8 @@ class ExecutionNotFoundError(StepwellError):
 
     code = "execution_not_found"
 
-    def __init__(self, execution_id: str) -> None:
-        super().__init__(f"Execution {execution_id!r} does not exist in this database.")
+    def __init__(self, execution_id: str, message: str | None = None) -> None:
+        super().__init__(message or f"Execution {execution_id!r} does not exist in this database.")
         self.execution_id = execution_id
 
 

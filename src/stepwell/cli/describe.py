@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Final
 
 from stepwell import ExecutionInfo, RunInfo, StepInfo
+from stepwell.cli.advice import advice
 from stepwell.cli.console import paint
 from stepwell.cli.text import clean, duration_text, json_text, moment_text
 from stepwell.cli.tree import mark, paint_status, tree_lines
@@ -32,6 +33,9 @@ def description(
     for run in earlier:
         name = f"run {run.run}"
         yield f"  {paint(name, 'dim')}{' ' * (10 - len(name))}{_end_of(run)}"
+    for number, line in enumerate(advice(info, steps, now)):
+        name = "" if number else "next"
+        yield f"  {paint(name, 'dim')}{' ' * (10 - len(name))}{line}"
     yield ""
     yield from tree_lines(steps, now, full=True) or [paint("No step is recorded yet.", "dim")]
     if children:
@@ -87,7 +91,8 @@ def _facts(info: ExecutionInfo, now: datetime) -> Iterator[tuple[str, str]]:
         yield "finished", f"{_moment(info.finished_at, now)}, took {took}"
     awaited = waiting(info, now)
     if awaited is not None:
-        yield "waits for", paint(awaited, "blue") + ("" if info.wake_at is None else f" ({moment_text(info.wake_at)})")
+        until = f" ({moment_text(info.wake_at)})" if info.wake_at is not None and info.wake_at > now else ""
+        yield "waits for", paint(awaited, "blue") + until
     if info.ending is not None:
         yield "ends as", f"{paint_status(info.ending)}, when it has cleaned up"
     yield from _labels(info)
