@@ -321,3 +321,18 @@ async def run_bookkeeping(shop: Any) -> int:
     async with shop.app.running():
         execution = await shop.bookkeeping.trigger(shop.Order("A-5", 5))
         return await execution.result()
+
+
+# ------------------------------------------------------------------------------------------------- form
+
+
+def test_lines_and_rows_are_short() -> None:
+    pages = [
+        *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+        *(ROOT / "docs").rglob("*.md"),
+    ]
+    lines = [(page.name, line) for page in pages for line in page.read_text().splitlines()]
+    verbs = README.partition("### The verbs")[2].partition("\n\nBranches")[0].splitlines()
+
+    assert [line for line in lines if len(line[1]) > 120 and not line[1].startswith("|")] == []
+    assert [row for row in verbs if len(row) > 200] == []
