@@ -54,17 +54,18 @@ def secret_keys() -> Keys:
 
 @lru_cache(maxsize=4)
 def _keys(text: str) -> Keys:
-    keys = [key.strip() for key in text.split(",") if key.strip()]
-    if not keys:
-        raise SecretKeyError(
-            f"Secrets need a key: set {VARIABLE}, the same for all processes on this database. Make one with `{MAKE}`."
-        )
+    # The package first: the command that makes a key needs it.
     try:
         from cryptography.fernet import Fernet, MultiFernet
     except ImportError as error:
         raise SecretKeyError(
             "Secrets need the package `cryptography`. Run `pip install 'stepwell[crypto]'`."
         ) from error
+    keys = [key.strip() for key in text.split(",") if key.strip()]
+    if not keys:
+        raise SecretKeyError(
+            f"Secrets need a key: set {VARIABLE}, the same for all processes on this database. Make one with `{MAKE}`."
+        )
     fernets: list[Fernet] = []
     for number, key in enumerate(keys, 1):
         try:

@@ -57,6 +57,7 @@ def test_an_event_reaches_a_listening_child_and_its_parent_goes_on(family: Path,
     assert late.code == 4
     assert "it is completed" in late.err
     assert call("executions", "send-event", "nobody", "payment").code == 3
-    assert call("executions", "send-event", parent, "payment", "{not json").code == 2
+    wrong = call("executions", "send-event", parent, "payment", "{not json")
+    assert (wrong.code, wrong.err.partition(":")[2].startswith(" PAYLOAD is not JSON")) == (2, True)
     worker.signal(signal.SIGTERM)
     assert worker.end().code == 0

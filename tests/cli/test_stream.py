@@ -81,7 +81,7 @@ def test_without_following_only_what_is_there_is_printed(call: Call) -> None:
 
     answer = call("executions", "stream", "a", "words", "--no-follow")
 
-    assert (answer.code, answer.out, answer.err) == (0, "", "")
+    assert (answer.code, answer.out, answer.err) == (0, "", "nothing is in stream 'words'\n")
 
 
 def test_people_are_told_when_a_body_begins_anew(call: Call) -> None:

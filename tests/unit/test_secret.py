@@ -400,6 +400,14 @@ def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         codec_for(Secret[str]).encode(Secret("a"))
 
 
+def test_the_package_is_asked_for_before_a_key_that_only_it_can_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE)
+    monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
+
+    with pytest.raises(SecretKeyError, match=r"stepwell\[crypto\]"):
+        codec_for(NO_ANNOTATION).snapshot(Secret("a"))
+
+
 # ---------------------------------------------------------------------------------------------------------- errors
 
 

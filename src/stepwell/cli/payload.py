@@ -30,8 +30,8 @@ def input_for(workflow: Workflow[Any, Any], words: Sequence[str]) -> Any:
     return workflow.parse_input(value) if workflow.takes_input else value
 
 
-def parse(words: Sequence[str]) -> Any:
-    """The JSON value that the words stand for."""
+def parse(words: Sequence[str], what: str = "INPUT") -> Any:
+    """The JSON value that the words stand for; `what` is their name in errors."""
     if len(words) > 1 or _PAIR.fullmatch(words[0]):
         return _object(words)
     (word,) = words
@@ -39,7 +39,7 @@ def parse(words: Sequence[str]) -> Any:
         return _json(sys.stdin.buffer.read(), "stdin")
     if word.startswith("@"):
         return _json(_read(word[1:]), word[1:])
-    return _json(word, "INPUT")
+    return _json(word, what)
 
 
 def _object(words: Sequence[str]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def send_event(
     PAYLOAD is JSON text, @file, - for stdin, or pairs: key=text and key:=json; null by default. A step that listens for
     the event receives it, now or when it comes to listen.
     """
-    value = parse(payload) if payload else None
+    value = parse(payload, "PAYLOAD") if payload else None
 
     async def act(_: App, execution: Execution[Any]) -> int:
         await execution.send_event(name, value, id=event_id)

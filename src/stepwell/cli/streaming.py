@@ -34,16 +34,19 @@ def stream(ctx: click.Context, /, id: str, name: str, after: int, follow: bool, 
     async def act(_: App, execution: Execution[Any]) -> int:
         if follow:
             ctx.ensure_object(Target).following = execution.id
-        await _print(execution.stream(name, after, follow=follow), as_json=as_json)
+        if not await _print(execution.stream(name, after, follow=follow), as_json=as_json):
+            say(f"nothing is in stream {name!r}" + (f" after {after}" if after else ""))
         return 0
 
     on_execution(ctx, id, act)
 
 
-async def _print(items: AsyncIterator[StreamItem], *, as_json: bool) -> None:
-    """Print values as they come; people are told when a body has begun anew."""
+async def _print(items: AsyncIterator[StreamItem], *, as_json: bool) -> bool:
+    """Print values as they come, and say whether any came; people are told when a body has begun anew."""
     take: int | None = None
+    some = False
     async for item in items:
+        some = True
         if as_json:
             put_json({**item._asdict(), "value": _json_ready(item.value)})
             continue
@@ -51,6 +54,7 @@ async def _print(items: AsyncIterator[StreamItem], *, as_json: bool) -> None:
             say(f"take {item.take}: what follows begins anew")
         take = item.take
         put([paint(item.value if isinstance(item.value, str) else json_text(_json_ready(item.value)))])
+    return some
 
 
 def _json_ready(value: Any) -> Any:
