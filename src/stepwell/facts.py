@@ -318,8 +318,12 @@ def progress_work(message: object, fraction: float | None) -> tuple[str, ValueWo
     """The engine's name and the work of `progress`."""
     if not isinstance(message, str) or not message:
         raise InvalidInputError(f"A progress message must be text, got {message!r}.")
-    if fraction is not None and not 0 <= fraction <= 1:
-        raise InvalidInputError(f"fraction must be between 0 and 1, got {fraction!r}.")
+    if len(message) > LONGEST_MESSAGE:
+        raise InvalidInputError(
+            f"A progress message must be text of at most {LONGEST_MESSAGE:,} characters, got {len(message):,}."
+        )
+    if fraction is not None and not (isinstance(fraction, int | float) and 0 <= fraction <= 1):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+        raise InvalidInputError(f"fraction must be a number between 0 and 1, got {fraction!r}.")
     codec_for(NO_ANNOTATION).encode(message)
     milestone = {"message": message, "fraction": fraction}
     return f"#progress-{digest(message)}", ValueWork("progress", lambda _: milestone, lambda _: None)
