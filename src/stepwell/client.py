@@ -421,6 +421,9 @@ class Client:
         if not taken.done and "cancelled" not in (taken.status, taken.ending):
             state = taken.status if taken.ending is None else "failing"
             raise InvalidTransitionError(execution_id, "cancel with undo" if taken.ending else "cancel", state)
+        if not taken.done and taken.ending is not None:
+            # Its undos run already; nothing was taken from whoever runs them.
+            return
         if self.worker is not None:
             if taken.owner == self.worker.worker_id:
                 self.worker.taken(execution_id)
