@@ -235,6 +235,8 @@ class Workflow(Generic[In, Out]):
         timeout: Duration | None = None,
     ) -> list[NewExecution]:
         refuse_in_workflow_code(f"{self.name}.trigger_many()", _START)
+        if not isinstance(inputs, Sequence) or isinstance(inputs, str | bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+            raise InvalidInputError(f"trigger_many needs a list of inputs, got {inputs!r}.")
         if len(inputs) > MOST_AT_ONCE:
             raise InvalidInputError(f"trigger_many takes at most {MOST_AT_ONCE:,} inputs, got {len(inputs):,}.")
         if ids is not None and (len(ids) != len(inputs) or len(set(ids)) != len(ids)):

@@ -589,6 +589,10 @@ async def test_trigger_many_writes_all_or_none() -> None:
         with pytest.raises(InvalidInputError, match="10,000"):
             await workflow.trigger_many([orders[0]] * 10_001)
 
+        for no_list in cast("list[Any]", [3, "ab", None, iter(orders), {"a": orders[0]}]):
+            with pytest.raises(InvalidInputError, match="needs a list of inputs"):
+                await workflow.trigger_many(no_list)
+
         assert [execution.id for execution in (await app.list_executions()).executions] == ["b"]
 
 
