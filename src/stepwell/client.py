@@ -28,7 +28,7 @@ from stepwell.errors import (
 )
 from stepwell.execution import Execution, ExecutionList, info_of
 from stepwell.export import document_of
-from stepwell.ids import Ids, check_id, digest, quote_step_name
+from stepwell.ids import Ids, check_event_name, check_id, digest
 from stepwell.store.protocol import Store, StoreReader
 from stepwell.store.records import ExecutionFilter, ExecutionRow
 from stepwell.store.transitions import (
@@ -283,7 +283,7 @@ class Client:
 
     def new_event(self, execution_id: str, name: str, payload: object, id: str | None) -> EventSent:
         """Check everything about an event and make its record; nothing is written."""
-        quote_step_name(name)
+        check_event_name(name)
         text = self._payload_text(name, payload)
         scope = current.get(None)
         if id is not None:
@@ -422,6 +422,9 @@ class Client:
         if not taken.done and "cancelled" not in (taken.status, taken.ending):
             state = taken.status if taken.ending is None else "failing"
             raise InvalidTransitionError(execution_id, "cancel with undo" if taken.ending else "cancel", state)
+        if not taken.done and taken.ending is not None:
+            # Its undos run already; nothing was taken from whoever runs them.
+            return
         if self.worker is not None:
             if taken.owner == self.worker.worker_id:
                 self.worker.taken(execution_id)

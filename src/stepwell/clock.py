@@ -7,7 +7,7 @@ import heapq
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -136,6 +136,10 @@ class _ManualTimer:
 def to_us(moment: datetime) -> int:
     """Microseconds since 1970 of an aware datetime."""
     return (moment - _EPOCH) // _MICROSECOND
+
+
+LAST_US: Final = to_us(datetime.max.replace(tzinfo=UTC))
+"""The last moment that a datetime in UTC can show."""
 
 
 def from_us(value: int) -> datetime:

@@ -24,7 +24,7 @@ from stepwell._engine.runner import Runner
 from stepwell._engine.transaction import LONGEST_US, TransactionWork
 from stepwell._engine.undo import undo_option
 from stepwell._engine.waits import SleepWork, ValueWork
-from stepwell.clock import from_us, to_us
+from stepwell.clock import LAST_US, from_us, to_us
 from stepwell.codec import NO_ANNOTATION, codec_for, codec_of_function, preview
 from stepwell.duration import Duration
 from stepwell.duration import to_us as duration_us
@@ -36,6 +36,10 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 log: Final = logging.getLogger("stepwell.step")
+
+
+LONGEST_MESSAGE: Final = 2_000
+"""Of `progress`, in characters; as for the messages of `fail` and `abort`."""
 
 
 class _Unset:
@@ -258,7 +262,9 @@ class Facts:
                 )
             # A stub of the test kit may always be async.
             run = _driven(run)
-        return TransactionWork(run, args, body.codec, body.policy, body.timeout or LONGEST_US, body.input, None, None)
+        return TransactionWork(
+            run, args, body.codec, body.policy, body.timeout or LONGEST_US, body.input, None, None, body.undo
+        )
 
     def _input(self, what: str, name: str, args: tuple[object, ...], input: object) -> str | None:
         if input is not UNSET:
@@ -311,6 +317,8 @@ def until_work(when: datetime) -> SleepWork:
             f"sleep_until needs an aware datetime, got {when!r} without a time zone. Write datetime.now(UTC) + …, or attach a ZoneInfo."
         )
     wake_at = to_us(when)
+    if wake_at > LAST_US:
+        raise InvalidInputError(f"sleep_until needs a datetime before the year 10000 in UTC, got {when!r}.")
     return SleepWork(preview((when,)), lambda now: wake_at)
 
 
@@ -318,8 +326,12 @@ def progress_work(message: object, fraction: float | None) -> tuple[str, ValueWo
     """The engine's name and the work of `progress`."""
     if not isinstance(message, str) or not message:
         raise InvalidInputError(f"A progress message must be text, got {message!r}.")
-    if fraction is not None and not 0 <= fraction <= 1:
-        raise InvalidInputError(f"fraction must be between 0 and 1, got {fraction!r}.")
+    if len(message) > LONGEST_MESSAGE:
+        raise InvalidInputError(
+            f"A progress message must be text of at most {LONGEST_MESSAGE:,} characters, got {len(message):,}."
+        )
+    if fraction is not None and not (isinstance(fraction, int | float) and 0 <= fraction <= 1):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+        raise InvalidInputError(f"fraction must be a number between 0 and 1, got {fraction!r}.")
     codec_for(NO_ANNOTATION).encode(message)
     milestone = {"message": message, "fraction": fraction}
     return f"#progress-{digest(message)}", ValueWork("progress", lambda _: milestone, lambda _: None)

@@ -79,12 +79,19 @@ def quote_step_name(name: object) -> str:
 
 def check_stream_name(name: object) -> str:
     """Give the name of a stream back if it is one, by the rules for step names, or raise InvalidInputError."""
+    return _checked_name(name, "A stream name")
+
+
+def check_event_name(name: object) -> str:
+    """The same for the name of an event."""
+    return _checked_name(name, "An event name")
+
+
+def _checked_name(name: object, what: str) -> str:
     if not isinstance(name, str) or not 0 < len(name) <= 200:
-        raise InvalidInputError(f"A stream name must be text of 1 to 200 characters, got {_shown(name)}.")
+        raise InvalidInputError(f"{what} must be text of 1 to 200 characters, got {_shown(name)}.")
     if any(character not in _QUOTED for character in _SPECIAL.findall(name)):
-        raise InvalidInputError(
-            f"A stream name must not contain control characters or lone surrogates, got {_shown(name)}."
-        )
+        raise InvalidInputError(f"{what} must not contain control characters or lone surrogates, got {_shown(name)}.")
     return name
 
 

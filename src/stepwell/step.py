@@ -247,6 +247,7 @@ class Step(FanOuts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
+        undo: Callable[[T], object] | None = None,
     ) -> Coroutine[Any, Any, T]: ...
 
     @overload
@@ -263,6 +264,7 @@ class Step(FanOuts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
+        undo: Callable[[T], object] | None = None,
     ) -> Coroutine[Any, Any, T]: ...
 
     @overload
@@ -280,6 +282,7 @@ class Step(FanOuts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
+        undo: Callable[[Any], object] | None = None,
     ) -> Coroutine[Any, Any, Any]: ...
 
     def transaction(
@@ -296,6 +299,7 @@ class Step(FanOuts):
         timeout: Duration | None = None,
         input: object = UNSET,
         returns: object = UNSET,
+        undo: Callable[[Any], object] | None = None,
     ) -> Coroutine[Any, Any, Any]:
         """Run `fn(connection, *args)` inside the transaction that records the step: exactly once altogether.
 
@@ -316,6 +320,7 @@ class Step(FanOuts):
             timeout: Longest time for `fn`, at most and by default 5 seconds, counted from its beginning.
             input: Recorded as the step's input instead of a preview of the arguments.
             returns: The type of the result, if `fn` has no (good) return annotation.
+            undo: As in `run`: called with the step's result alone, outside of any transaction of stepwell's.
 
         Raises:
             Exception: Whatever the last attempt raised; StepTimeoutError for a function that took too long.
@@ -333,6 +338,7 @@ class Step(FanOuts):
             "timeout": timeout,
             "input": input,
             "returns": returns,
+            "undo": undo,
         }
         return invoke(scope, name, self._transaction(name, fn, args, options))
 

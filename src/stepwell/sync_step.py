@@ -143,6 +143,7 @@ class SyncStep(SyncFanOuts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
+        undo: Callable[[T], object] | None = None,
     ) -> T: ...
 
     @overload
@@ -159,6 +160,7 @@ class SyncStep(SyncFanOuts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
+        undo: Callable[[T], object] | None = None,
     ) -> T: ...
 
     @overload
@@ -176,6 +178,7 @@ class SyncStep(SyncFanOuts):
         retry_if: Callable[[Exception], bool] | None = None,
         timeout: Duration | None = None,
         input: object = ...,
+        undo: Callable[[Any], object] | None = None,
     ) -> Any: ...
 
     def transaction(self, name: str, fn: Callable[..., Any], /, *args: Any, **options: Any) -> Any:

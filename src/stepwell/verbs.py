@@ -12,22 +12,17 @@ from stepwell.duration import Duration
 from stepwell.duration import to_us as duration_us
 from stepwell.errors import InvalidInputError, WorkflowCodeError
 from stepwell.execution import Execution
-from stepwell.ids import check_id, quote_step_name
+from stepwell.ids import check_event_name, check_id, quote_step_name
 from stepwell.workflow import Workflow
 
 
 def listen_work(name: str, event: str | None, timeout: Duration | None, returns: object) -> ListenWork:
     """The work of `listen`."""
-    wanted = check_event_name(name if event is None else event)
+    quote_step_name(name)
+    wanted = name if event is None else check_event_name(event)
     length = None if timeout is None else duration_us(timeout, what="timeout", minimum=0)
     codec = codec_for(NO_ANNOTATION if returns is None else returns)
     return ListenWork(wanted, length, codec, preview((wanted,)))
-
-
-def check_event_name(name: str) -> str:
-    """The name, or an error that says what an event may be called: what a step may."""
-    quote_step_name(name)
-    return name
 
 
 def execute_work(scope: Call, workflow: Workflow[Any, Any], input: object, id: str | None) -> ExecuteWork:

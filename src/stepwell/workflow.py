@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast, o
 from stepwell._engine.call import refuse_in_workflow_code
 from stepwell._engine.definition import Definition
 from stepwell.client import checked_tags
-from stepwell.clock import to_us
+from stepwell.clock import LAST_US, to_us
 from stepwell.codec import Codec
 from stepwell.duration import Duration
 from stepwell.duration import to_us as duration_us
@@ -235,6 +235,8 @@ class Workflow(Generic[In, Out]):
         timeout: Duration | None = None,
     ) -> list[NewExecution]:
         refuse_in_workflow_code(f"{self.name}.trigger_many()", _START)
+        if not isinstance(inputs, Sequence) or isinstance(inputs, str | bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+            raise InvalidInputError(f"trigger_many needs a list of inputs, got {inputs!r}.")
         if len(inputs) > MOST_AT_ONCE:
             raise InvalidInputError(f"trigger_many takes at most {MOST_AT_ONCE:,} inputs, got {len(inputs):,}.")
         if ids is not None and (len(ids) != len(inputs) or len(set(ids)) != len(ids)):
@@ -410,4 +412,6 @@ def _aware(what: str, moment: datetime) -> int:
         raise InvalidInputError(f"{what} must be an aware datetime, got {moment!r}.")
     if moment.tzinfo is None or moment.utcoffset() is None:
         raise InvalidInputError(f"{what} must be an aware datetime, got {moment!r} without a time zone.")
+    if to_us(moment) > LAST_US:
+        raise InvalidInputError(f"{what} must be before the year 10000 in UTC, got {moment!r}.")
     return to_us(moment)

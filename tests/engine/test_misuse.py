@@ -589,4 +589,53 @@ async def test_trigger_many_writes_all_or_none() -> None:
         with pytest.raises(InvalidInputError, match="10,000"):
             await workflow.trigger_many([orders[0]] * 10_001)
 
+        for no_list in cast("list[Any]", [3, "ab", None, iter(orders), {"a": orders[0]}]):
+            with pytest.raises(InvalidInputError, match="needs a list of inputs"):
+                await workflow.trigger_many(no_list)
+
         assert [execution.id for execution in (await app.list_executions()).executions] == ["b"]
+
+
+EVENT_NAMES: list[Any] = ["", "x" * 201, "a\n", 3]
+
+
+@pytest.mark.parametrize("name", EVENT_NAMES)
+async def test_bad_event_names_are_refused_as_such(name: Any) -> None:
+    app = App()
+
+    @app.workflow
+    async def workflow(step: Step) -> str:
+        try:
+            await step.listen("wait", event=name)
+        except InvalidInputError as error:
+            return str(error)
+        return "heard"
+
+    async with sandbox(app) as t:
+        execution = await workflow.trigger()
+        await t.settle()
+        assert (await execution.result()).startswith("An event name must ")
+        with pytest.raises(InvalidInputError, match="An event name must "):
+            await execution.send_event(name)
+
+
+MILESTONES: list[Any] = [("half", "50 %"), ("half", 2), ("half", float("nan")), ("x" * 2_001, 0.5), ("", 0.5), (3, 0.5)]
+
+
+@pytest.mark.parametrize(("message", "fraction"), MILESTONES)
+async def test_bad_milestones_are_refused(message: Any, fraction: Any) -> None:
+    app = App()
+
+    @app.workflow
+    async def workflow(step: Step) -> str:
+        try:
+            await step.progress(message, fraction=fraction)
+        except InvalidInputError as error:
+            return str(error)
+        return "taken"
+
+    async with sandbox(app) as t:
+        execution = await workflow.trigger()
+        await t.settle()
+        assert " must be " in await execution.result()
+        assert await execution.steps() == []

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from stepwell import App, Step, SyncStep, Workflow
+from stepwell.errors import InvalidInputError
 from stepwell.testing import sandbox
 from tests.engine.conftest import Ledger, in_memory, statuses
 
@@ -418,6 +419,19 @@ async def test_sleep_until_the_end_of_the_calendar_sleeps(ledger: Ledger) -> Non
         await t.advance("36500 days")
 
         assert (await execution.info()).wake_at == datetime.max.replace(tzinfo=UTC)
+
+
+async def test_moment_that_utc_cannot_show_is_refused(ledger: Ledger) -> None:
+    when = datetime.max.replace(tzinfo=timezone(-timedelta(hours=5)))
+    app, workflow = until(ledger, when)
+
+    async with sandbox(app) as t:
+        with pytest.raises(InvalidInputError, match="year 10000"):
+            await workflow.trigger(at=when)
+        execution = await workflow.trigger()
+        await t.settle()
+
+        assert "year 10000" in str((await execution.info()).output)
 
 
 @pytest.mark.parity("P5.5")

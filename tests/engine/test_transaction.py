@@ -26,7 +26,7 @@ from stepwell.errors import (
     WorkflowCodeError,
 )
 from stepwell.testing import Tester, sandbox
-from tests.engine.conftest import statuses, until
+from tests.engine.conftest import Ledger, statuses, until
 
 CREATE = "CREATE TABLE IF NOT EXISTS accounts (name TEXT PRIMARY KEY, amount INTEGER NOT NULL)"
 
@@ -722,3 +722,60 @@ async def test_what_came_before_is_durable_before_the_function_can_commit(gate: 
 
         await execution.result()
         assert seen == ["completed"]
+
+
+# Undo
+
+
+def take(connection: sqlite3.Connection, name: str) -> str:
+    connection.execute("INSERT INTO accounts VALUES (?, 1)", (name,))
+    return name
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_transaction_is_undone_with_its_result(url: str, crashes: bool, ledger: Ledger) -> None:
+    app = App()
+
+    async def give_back(name: str) -> None:
+        ledger.append(f"undo {name}")
+
+    @app.workflow
+    async def flow(step: Step) -> None:
+        await step.transaction("create", create)
+        await step.transaction("one", take, "ann", undo=give_back)
+        await step.run("two", ledger.note, "two", undo=give_back)
+        await step.transaction("three", take, "bob", undo=give_back)
+        await step.sleep("wait", "1 minute")
+        step.fail("no stock")
+
+    async with sandbox(app, database=url) as t:
+        execution = await flow.trigger()
+        await t.settle()
+        if crashes:
+            await t.crash()
+        await t.advance("1 minute")
+
+        assert await execution.status() == "failed"
+        assert ledger == ["two", "undo bob", "undo two", "undo ann"]
+        undone = {step.path for step in await execution.steps() if step.undone}
+        assert undone == {"one", "two", "three"}
+
+
+async def test_transaction_of_a_plain_workflow_is_undone(url: str, ledger: Ledger) -> None:
+    app = App()
+
+    def give_back(name: str) -> None:
+        ledger.append(f"undo {name}")
+
+    @app.workflow
+    def flow(step: SyncStep) -> None:
+        step.transaction("create", create)
+        step.transaction("one", take, "ann", undo=give_back)
+        step.fail("no stock")
+
+    async with sandbox(app, database=url) as t:
+        execution = await flow.trigger()
+        await t.settle()
+
+        assert await execution.status() == "failed"
+        assert ledger == ["undo ann"]

@@ -956,6 +956,33 @@ async def test_cancel_with_undo_undoes_and_ends_cancelled(*, crash: bool) -> Non
     assert shop.ledger == THREE
 
 
+async def test_cancelling_with_undo_again_does_not_cut_the_undo_that_runs() -> None:
+    app = App()
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    starts: list[str] = []
+
+    async def held(payment: Payment) -> None:
+        starts.append(payment.id)
+        begun.set()
+        await go_on.wait()
+
+    @app.workflow
+    async def flow(step: Step) -> None:
+        await step.run("one", charge, "1", undo=held)
+        await step.sleep("wait", "1 day")
+
+    async with sandbox(app) as tester:
+        execution = await flow.trigger()
+        await tester.settle()
+        await execution.cancel("enough", undo=True)
+        await begun.wait()
+        await execution.cancel("again", undo=True)
+        go_on.set()
+        with pytest.raises(ExecutionCancelledError, match="enough"):
+            await execution.result(5)
+    assert starts == ["1"]
+
+
 async def test_cancel_with_undo_of_a_running_body_starts_nothing_more(ledger: Ledger) -> None:
     app = App()
     begun = asyncio.Event()

@@ -15,6 +15,7 @@ from stepwell._engine.body import BodyWork
 from stepwell._engine.call import Call, current
 from stepwell._engine.journal import LONGEST_PAUSE_SECONDS
 from stepwell._engine.outcome import Outcome
+from stepwell._engine.undo import Undoable, recorded
 from stepwell.errors import SerializationError, StepTimeoutError, StoreUnavailableError, WorkflowCodeError
 from stepwell.store.records import HistoryRow, Recorded, RolledBack
 from stepwell.store.transitions import Refused, StepFinished
@@ -109,12 +110,16 @@ class TransactionWork(BodyWork, gc=False):
                 cancelled = error
                 transaction.withdraw()
         watch.stop()
-        if cancelled is None:
-            return job.result()
-        # The record tells what happened: it was written, or the step is recorded as cancelled.
         if job.exception() is None and isinstance(answer := job.result(), Recorded | None):
-            call.settle_later(transaction.outcome(answer))
-        raise cancelled
+            outcome = transaction.outcome(answer)
+            if outcome.status == "completed" and transaction.undo is not None and self.undo is not None:
+                runner.keep_undo(Undoable(call.path, call.seq, outcome.text or "null", self.undo))
+            if cancelled is not None:
+                # The record tells what happened: it was written, or the step is recorded as cancelled.
+                call.settle_later(outcome)
+        if cancelled is not None:
+            raise cancelled
+        return job.result()
 
 
 class Transaction:
@@ -133,6 +138,8 @@ class Transaction:
         self._work = work
         self._call = call
         self._clock = runner.clock
+        self.undo = None if work.undo is None or runner.ending is not None else recorded(call, work.undo)
+        """What is recorded of its undo; a run that is cleaning up already needs none."""
         self._context = contextvars.copy_context()
         self._context.run(current.set, call)
         self._text = ""
@@ -195,7 +202,7 @@ class Transaction:
             call.runner.check_size(self._text, f"The result of step {call.path!r}")
         except SerializationError as refused:
             raise SerializationError(f"Step {call.path!r}: {refused}") from refused
-        return work.finished(call, "completed", self._text, None)
+        return work.finished(call, "completed", self._text, None, self.undo)
 
     def close(self) -> bool:
         with self._lock:
