@@ -13,7 +13,7 @@ from typing import Any, Final
 
 log: Final = logging.getLogger("stepwell.worker")
 
-TICK_SECONDS = 0.25
+TICK_SECONDS = 0.5
 WARN_SECONDS = 1.0
 """Who blocks the loop for so long is named in a warning, once for each time, with the stack."""
 STUCK_SECONDS = 300.0
