@@ -639,3 +639,31 @@ async def test_bad_milestones_are_refused(message: Any, fraction: Any) -> None:
         await t.settle()
         assert " must be " in await execution.result()
         assert await execution.steps() == []
+
+
+NO_TYPES: list[Any] = [3, "Order", [Order], {"id": str}, Order("o", 1), lambda: Order]
+
+
+@pytest.mark.parametrize("returns", NO_TYPES, ids=lambda value: type(value).__name__)
+async def test_returns_that_is_no_type_is_refused(returns: Any, ledger: Ledger) -> None:
+    app = App()
+
+    @app.workflow
+    async def workflow(step: Step) -> list[str]:
+        refused: list[str] = []
+        for call in (
+            lambda: step.run("run", ledger.note, "run", returns=returns),
+            lambda: step.map("map", ["map"], ledger.note, returns=returns),
+            lambda: step.listen("listen", returns=returns),
+        ):
+            try:
+                await call()
+            except InvalidInputError as error:
+                refused.append(str(error))
+        return refused
+
+    async with sandbox(app) as t:
+        execution = await workflow.trigger()
+        await t.settle()
+        assert [text[:25] for text in await execution.result(1)] == ["returns must be a type su"] * 3
+        assert (ledger, await execution.steps()) == ([], [])
