@@ -327,6 +327,17 @@ def codec_for(annotation: object) -> Codec:
     return known
 
 
+def codec_of_option(returns: object) -> Codec:
+    """Give the codec of what a caller has passed as `returns=`.
+
+    Raises:
+        InvalidInputError: It is no type.
+    """
+    if not (returns is None or any(returns is known for known in _NO_TYPES) or _is_type(returns)):
+        raise InvalidInputError(f"returns must be a type such as Order, list[Order] or int | None, got {returns!r}.")
+    return codec_for(returns)
+
+
 def _codec_by_id(annotation: object) -> Codec:
     entry = _codecs_by_id.get(id(annotation))
     if entry is None:
@@ -364,7 +375,7 @@ def codec_of_function(fn: Callable[..., Any], returns: object = NO_ANNOTATION) -
     Found by the function's code, not the function: closures are made anew all the time.
     """
     if returns is not NO_ANNOTATION:
-        return codec_for(returns)
+        return codec_of_option(returns)
     try:
         if hasattr(fn, "__wrapped__"):
             # The code of a decorator's wrapper belongs to many functions.

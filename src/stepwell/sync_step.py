@@ -306,6 +306,7 @@ class SyncStep(SyncFanOuts):
 
     def within(self, name: str, duration: Duration, block: Callable[[], T], /) -> T:
         """Run a function, in a thread of its own, with a durable deadline, as `Step.within`."""
+        _check_block("step.within", block)
         scope = self._scope("step.within")
         length = duration_us(duration, what="duration", minimum=0)
 
@@ -324,6 +325,8 @@ class SyncStep(SyncFanOuts):
         """Run functions, each in a thread of its own, until the first ends, as `Step.race`."""
         if not branches:
             raise InvalidInputError(f"step.race({name!r}) needs at least one branch: key=function.")
+        for block in branches.values():
+            _check_block("step.race", block)
         scope = self._scope("step.race")
 
         async def choose(_: Mailbox) -> tuple[str, T]:
@@ -371,6 +374,11 @@ _RUN_DEFAULTS: Final[dict[str, Any]] = {
 
 
 _TRANSACTION_DEFAULTS: Final = {name: value for name, value in _RUN_DEFAULTS.items() if name != "executor"}
+
+
+def _check_block(what: str, block: object) -> None:
+    if not callable(block):
+        raise TypeError(f"{what} of a plain workflow takes functions without arguments, got {block!r}. Write a lambda.")
 
 
 class _SyncDo:

@@ -7,7 +7,7 @@ from typing import Any
 from stepwell._engine.call import Call
 from stepwell._engine.children import AwaitWork, Child, ExecuteWork, StartWork
 from stepwell._engine.listening import ListenWork
-from stepwell.codec import NO_ANNOTATION, codec_for, preview
+from stepwell.codec import NO_ANNOTATION, codec_for, codec_of_option, preview
 from stepwell.duration import Duration
 from stepwell.duration import to_us as duration_us
 from stepwell.errors import InvalidInputError, WorkflowCodeError
@@ -21,7 +21,7 @@ def listen_work(name: str, event: str | None, timeout: Duration | None, returns:
     quote_step_name(name)
     wanted = name if event is None else check_event_name(event)
     length = None if timeout is None else duration_us(timeout, what="timeout", minimum=0)
-    codec = codec_for(NO_ANNOTATION if returns is None else returns)
+    codec = codec_of_option(NO_ANNOTATION if returns is None else returns)
     return ListenWork(wanted, length, codec, preview((wanted,)))
 
 

@@ -639,3 +639,70 @@ async def test_bad_milestones_are_refused(message: Any, fraction: Any) -> None:
         await t.settle()
         assert " must be " in await execution.result()
         assert await execution.steps() == []
+
+
+NO_TYPES: list[Any] = [3, "Order", [Order], {"id": str}, Order("o", 1), lambda: Order]
+
+
+@pytest.mark.parametrize("returns", NO_TYPES, ids=lambda value: type(value).__name__)
+async def test_returns_that_is_no_type_is_refused(returns: Any, ledger: Ledger) -> None:
+    app = App()
+
+    @app.workflow
+    async def workflow(step: Step) -> list[str]:
+        refused: list[str] = []
+        for call in (
+            lambda: step.run("run", ledger.note, "run", returns=returns),
+            lambda: step.map("map", ["map"], ledger.note, returns=returns),
+            lambda: step.listen("listen", returns=returns),
+        ):
+            try:
+                await call()
+            except InvalidInputError as error:
+                refused.append(str(error))
+        return refused
+
+    async with sandbox(app) as t:
+        execution = await workflow.trigger()
+        await t.settle()
+        assert [text[:25] for text in await execution.result(1)] == ["returns must be a type su"] * 3
+        assert (ledger, await execution.steps()) == ([], [])
+
+
+async def test_step_in_another_event_loop_is_refused(ledger: Ledger) -> None:
+    app = App()
+
+    @app.workflow
+    async def workflow(step: Step) -> str:
+        try:
+            await asyncio.to_thread(lambda: asyncio.run(step.run("note", ledger.note, "note")))
+        except WorkflowCodeError as error:
+            return str(error)
+        return "taken"
+
+    async with sandbox(app) as t:
+        execution = await workflow.trigger()
+        await t.settle()
+        assert (await execution.result(1)).startswith("Step 'note' was called in another event loop")
+        assert (ledger, await execution.steps()) == ([], [])
+
+
+async def test_generators_are_no_workflows() -> None:
+    app = App()
+
+    @app.workflow
+    async def workflow(step: Step) -> None: ...
+
+    def plain(step: SyncStep) -> Any:
+        yield 1
+
+    async def handler(step: Step, error: BaseException) -> Any:
+        yield 1
+
+    with pytest.raises(InvalidInputError, match="'plain' yields"):
+        app.workflow(cast("Any", plain))
+    with pytest.raises(InvalidInputError, match=r"'workflow.on_error' yields"):
+        workflow.on_error(cast("Any", handler))
+    with pytest.raises(InvalidInputError, match=r"'workflow.on_error' must be a function, got 3"):
+        workflow.on_error(cast("Any", 3))
+    assert list(app.workflows) == ["workflow"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -499,3 +500,26 @@ async def test_function_instead_of_a_coroutine_is_refused() -> None:
         await t.settle()
 
         assert "coroutine" in await execution.result(5)
+
+
+async def test_what_is_no_function_is_refused_in_plain_workflows() -> None:
+    app = App()
+    called: Any = 3
+
+    @app.workflow
+    def workflow(step: SyncStep) -> list[str]:
+        refused: list[str] = []
+        for call in (lambda: step.within("limit", 5, called), lambda: step.race("race", a=lambda: 1, b=called)):
+            try:
+                call()
+            except TypeError as error:
+                refused.append(str(error))
+        return refused
+
+    async with sandbox(app) as t:
+        execution = await workflow.trigger()
+        await t.settle()
+
+        for verb, refused in zip(("within", "race"), await execution.result(), strict=True):
+            assert re.match(f"step.{verb} of a plain workflow takes functions .* got 3", refused)
+        assert await execution.steps() == []

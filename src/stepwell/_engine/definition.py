@@ -131,6 +131,12 @@ def _shape(
     function: Callable[..., Any], name: str, shapes: dict[int, int | None], allowed: str
 ) -> tuple[str | None, bool]:
     """The name of the input parameter, if there is one, and whether `env` is taken."""
+    if not callable(function):
+        raise InvalidInputError(f"{name!r} must be a function, got {function!r}.")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise InvalidInputError(
+            f"{name!r} yields, so calling it would run none of its code. Return a value; for values on the way there is step.emit."
+        )
     parameters = list(inspect.signature(function).parameters.values())
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     others = [p for p in parameters if p not in positional]

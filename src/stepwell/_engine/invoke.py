@@ -35,6 +35,10 @@ async def invoke(scope: Call, name: str, work: Work, *, place: str | None = None
     runner = scope.runner
     if runner.stop is not None:
         await runner.unwound()
+    if asyncio.get_running_loop() is not runner.loop:
+        raise WorkflowCodeError(
+            f"Step {name!r} was called in another event loop than that of its execution {runner.id!r}, where nobody would wake it. Await it in workflow code or a body; in plain functions use current_step(SyncStep)."
+        )
     key = place or name
     if scope.calls is None:
         scope.calls = {}
