@@ -156,13 +156,14 @@ class Resting(Recording):
         inside = call.parent is not None and call.parent.is_body and call.index is None
         while self.paused or self.signalled or (self.draining and not inside):
             future: asyncio.Future[None] = self.loop.create_future()
-            self._held = {*self._held, future}
+            held = self._held = self._held if isinstance(self._held, set) else set()
+            held.add(future)
             self.rest(call)
             self.check_park()
             try:
                 await future
             finally:
-                self._held = {other for other in self._held if other is not future}
+                held.discard(future)
                 self.wake(call)
         if self.stop is not None:
             await self.unwound()
@@ -279,7 +280,7 @@ class Resting(Recording):
     def _give_grace(self) -> None:
         """A thread may be about to return: a paused function that only has to do that completes."""
         if self._grace is None:
-            self._grace = self.loop.call_later(PARK_GRACE_SECONDS, self._pause_grace_over)
+            self._grace = self._later(PARK_GRACE_SECONDS, self._pause_grace_over)
 
     def _pause_grace_over(self) -> None:
         self._grace = None
