@@ -303,6 +303,32 @@ async def test_cancel_while_listening() -> None:
         assert (await execution.status(), await statuses(execution)) == ("cancelled", {"payment": "cancelled"})
 
 
+@pytest.mark.guarantee("G7")
+async def test_an_event_waits_while_its_listener_is_paused_and_the_time_of_the_listen_goes_on() -> None:
+    app = App()
+
+    @app.workflow
+    async def order(step: Step) -> object:
+        return await step.listen("payment", timeout="1 hour")
+
+    async with sandbox(app) as tester:
+        paid, late = await order.trigger(), await order.trigger()
+        await tester.settle()
+        for execution in (paid, late):
+            await execution.pause()
+        await paid.send_event("payment", 5)
+        await tester.advance("2 hours")
+        assert [await execution.status() for execution in (paid, late)] == ["paused", "paused"]
+
+        for execution in (paid, late):
+            await execution.resume()
+        assert await paid.result(5) == 5
+        await tester.settle()
+        info = await late.info()
+        assert info.error is not None
+        assert (info.status, info.error.type) == ("failed", "stepwell.errors.EventTimeoutError")
+
+
 async def test_a_body_sends_an_event_once_however_often_it_runs() -> None:
     app, runs = App(), 0
 
